@@ -1,0 +1,76 @@
+// A Hugging Face model directory, as it is: config.json and (sharded) safetensors, mapped
+// read-only.
+//
+// Everything the files say is checked before it is believed: see safetensors.h. Opening checks that
+// each tensor that the family needs is there with the shape the config promises; the numbers
+// themselves are read only when asked for.
+//
+// Thread safety: immutable after Open; tensors may be read from many threads.
+// Ownership: views point into mappings that live as long as the Checkpoint.
+// Errors: NotFound / InvalidArgument with the file, the tensor, what was expected and what was
+// there; Unimplemented for an unknown architecture or option.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "spec/model_spec.h"
+
+namespace zp::checkpoint {
+
+struct TensorView {
+  spec::DType dtype = spec::DType::kF32;
+  std::vector<int64_t> shape;
+  std::span<const std::byte> bytes;
+};
+
+// What a tensor is for; each family's table maps it to a name in the files.
+enum class TensorRole {
+  kEmbedding,      // [vocab, h]
+  kFinalNorm,      // [h]
+  kOutputHead,     // [vocab, h]; with tied embeddings the embedding itself
+  kAttentionNorm,  // [h], per layer from here on
+  kQuery,          // [n_q * d, h]
+  kKey,            // [n_kv * d, h]
+  kValue,          // [n_kv * d, h]
+  kQueryNorm,      // [d]
+  kKeyNorm,        // [d]
+  kAttentionOut,   // [h, n_q * d]
+  kFfnNorm,        // [h]
+  kRouter,         // [E, h]
+  kExpertGate,     // [I, h], per expert
+  kExpertUp,       // [I, h]
+  kExpertDown,     // [h, I]
+  kDenseGate,      // [F, h], layers without experts
+  kDenseUp,        // [F, h]
+  kDenseDown,      // [h, F]
+};
+
+class Checkpoint {
+ public:
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& directory);
+  virtual ~Checkpoint() = default;
+
+  virtual const spec::ModelSpec& spec() const = 0;
+  virtual const std::string& directory() const = 0;
+
+  // The tensor of a role; `layer` and `expert` where the role has them. Present and of the promised
+  // shape, or Open had failed.
+  virtual const TensorView& Tensor(TensorRole role,
+                                   int32_t layer = -1,
+                                   int32_t expert = -1) const = 0;
+
+  // Tells the system that a tensor's bytes will not be read again (they leave the page cache's
+  // mapping of this process).
+  virtual void Release(const TensorView& tensor) const = 0;
+};
+
+// Reads config.json alone (for counting, for synthetic checkpoints).
+absl::StatusOr<spec::ModelSpec> ReadModelSpec(const std::string& config_path);
+
+}  // namespace zp::checkpoint

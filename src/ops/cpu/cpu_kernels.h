@@ -1,0 +1,23 @@
+// The operations on a CPU: oneDNN for the matrix products, own SIMD code for what it lacks.
+#pragma once
+
+#include <memory>
+
+#include "base/status.h"
+#include "base/thread_pool.h"
+#include "ops/kernels.h"
+
+namespace zp::ops::cpu {
+
+// activation_dtype: kBf16 (needs AVX512_BF16 for speed; works, slowly, without) or kF32 (for
+// comparison, and for old CPUs). `pool` must outlive the kernels. Fails with InvalidArgument on
+// kF16.
+absl::StatusOr<std::unique_ptr<Kernels>> CreateKernels(spec::DType activation_dtype,
+                                                       base::ThreadPool& pool);
+
+// bf16 (or f32) multiply-add peak of the pool's threads in FLOP/s, measured now: independent
+// accumulators in registers only. The denominator of every utilisation we print. Takes about
+// `seconds`.
+double MeasurePeakFlops(spec::DType dtype, base::ThreadPool& pool, double seconds = 0.2);
+
+}  // namespace zp::ops::cpu

@@ -1,0 +1,98 @@
+// What travels between gateway and worker: tokenized work and its result. No text, no JSON, no
+// HTTP.
+//
+// A unit of Work is a set of token sequences that belong together (they share prefixes, are placed
+// on one rank and answered together) with the rows of logits that are wanted of each. What a row
+// means (a label, a continuation, an echo) is known to `scoring` alone.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "spec/model_spec.h"
+
+namespace zp::protocol {
+
+using spec::TokenId;
+
+// One row of logits: the distribution of the token that follows tokens[0..position].
+struct RowAsk {
+  int32_t position = 0;
+  std::vector<TokenId> columns;  // logits of these tokens, in this order
+  bool full_vocabulary = false;  // also the log-sum-exp over the vocabulary (costs 2*h*V)
+  int32_t top_count = 0;         // the most likely tokens; needs full_vocabulary
+};
+
+enum class Pooling { kNone, kLastToken, kMean };
+
+struct Sequence {
+  std::vector<TokenId> tokens;       // at least one
+  std::vector<RowAsk> rows;          // rising positions
+  Pooling pooling = Pooling::kNone;  // of the hidden states after the last norm
+};
+
+struct Work {
+  std::string request_id;
+  std::vector<Sequence> sequences;
+  int64_t token_count() const {
+    int64_t count = 0;
+    for (const Sequence& sequence : sequences) {
+      count += static_cast<int64_t>(sequence.tokens.size());
+    }
+    return count;
+  }
+};
+
+struct TokenLogit {
+  TokenId token = 0;
+  float logit = 0;
+};
+
+struct Row {
+  std::vector<float> column_logits;
+  float log_sum_exp = 0;        // only with full_vocabulary
+  std::vector<TokenLogit> top;  // descending, ties to the lower token
+};
+
+struct SequenceResult {
+  std::vector<Row> rows;      // as asked
+  std::vector<float> pooled;  // [model_dim], not normalised; empty without pooling
+};
+
+// What the work cost. Tokens shared with other work of the same pass are charged to the first that
+// brought them.
+struct Usage {
+  int64_t prompt_tokens = 0;    // asked: sum over the sequences
+  int64_t computed_tokens = 0;  // charged to this work after sharing
+  double flops = 0;             // charged to this work
+  double queue_seconds = 0;
+  double compute_seconds = 0;  // of the pass it was part of
+};
+
+struct WorkResult {
+  std::vector<SequenceResult> sequences;
+  Usage usage;
+};
+
+// Where tokenized work goes: the scheduler of a rank in this process, later a worker behind gRPC.
+//
+// Thread safety: Submit from any thread. Never blocks.
+class WorkSink {
+ public:
+  using Done = std::function<void(absl::StatusOr<WorkResult>)>;
+
+  virtual ~WorkSink() = default;
+
+  // Calls `done` exactly once, from a thread of the sink's, unless Submit itself fails:
+  // ResourceExhausted when the queue is full, InvalidArgument when the work can never fit (the
+  // message names the limit), Unavailable when shutting down. A request to stop through `cancel`
+  // drops the work if it has not started (`done` gets Cancelled).
+  virtual absl::Status Submit(Work work, std::stop_token cancel, Done done) = 0;
+};
+
+}  // namespace zp::protocol

@@ -1,0 +1,340 @@
+"""Builds the training and held-out texts of the five tasks.
+
+Sources: the Debian package index of this machine (downloaded by `apt-get update` into
+WORK/lists), the SpamAssassin mails and the review sentences under SHARED/corpora.
+A text is held out by the hash of its body (its long description, its mail, its sentence), so
+that no held-out body is ever trained on, in any task, language or pairing. Texts are cut to
+their task's `max_text_chars` here; serving needs no truncation.
+
+    python prepare_data.py --shared SHARED --work WORK [--heldout DIR]
+
+Writes WORK/data/TASK.train.jsonl, WORK/data/plain_text.jsonl (for the tokenizer and for
+embedding initialisation) and HELDOUT/TASK.jsonl; every line is {"task","text","label","id"}.
+"""
+
+import argparse
+import email
+import email.policy
+import hashlib
+import html
+import json
+import pathlib
+import random
+import re
+import subprocess
+import tarfile
+
+from tasks import LABEL_OF_LANGUAGE, TASKS, TOPIC_OF_SECTION
+
+HELDOUT_TEXTS = {"topic": 2000, "language": 2000, "spam": 900, "sentiment": 500, "relevance": 2000}
+HELDOUT_PERCENT = {"description": 8, "spam": 15, "sentiment": 16}
+LANGUAGE_HELDOUT_CAP = 150
+LANGUAGE_TRAIN_CAP = 6000
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shared", type=pathlib.Path, required=True)
+    parser.add_argument("--work", type=pathlib.Path, required=True)
+    parser.add_argument("--heldout", type=pathlib.Path, help="default: WORK/heldout")
+    return parser.parse_args()
+
+
+def one_line(text):
+    """White space collapsed to single spaces."""
+    return " ".join(text.split())
+
+
+def digest(text):
+    return hashlib.md5(text.encode()).hexdigest()
+
+
+def is_held_out(body, percent):
+    """The same answer for the same body on every machine."""
+    return int(digest(body)[:8], 16) % 100 < percent
+
+
+def row(task, text, label, identity):
+    return {"task": task, "text": text, "label": label, "id": f"{task}-{identity}"}
+
+
+def cut(task, text):
+    return text[: TASKS[task]["max_text_chars"]].rstrip()
+
+
+# --- Debian package index ---------------------------------------------------------------------
+
+
+def download_lists(lists):
+    """Brings the package index in all languages we use, without touching the system's own."""
+    (lists / "partial").mkdir(parents=True, exist_ok=True)
+    languages = ",".join(LABEL_OF_LANGUAGE)
+    command = ["apt-get", "update", "-q"]
+    command += ["-o", f"Acquire::Languages={languages}", "-o", f"Dir::State::Lists={lists}"]
+    subprocess.run(command, check=True)
+
+
+def read_stanzas(path):
+    """The stanzas of one index file as dictionaries; values keep their line breaks."""
+    text = subprocess.run(
+        ["/usr/lib/apt/apt-helper", "cat-file", str(path)], check=True, capture_output=True
+    ).stdout.decode("utf-8", "replace")
+    for stanza in text.split("\n\n"):
+        fields = {}
+        for line in stanza.split("\n"):
+            if line.startswith(" ") and fields:
+                fields[name] += "\n" + line[1:]
+            elif ":" in line:
+                name, value = line.split(":", 1)
+                fields[name] = value.strip()
+        if fields:
+            yield fields
+
+
+def split_description(description):
+    """(short, long) of a Description field; paragraph marks (" .") go."""
+    short, _, body = description.partition("\n")
+    lines = [line for line in body.split("\n") if line.strip() != "."]
+    return one_line(short), one_line("\n".join(lines))
+
+
+def read_translations(lists, language):
+    """{description md5: (short, long)} of one language."""
+    name = f"Translation-{language.replace('_', '%5f')}"
+    texts = {}
+    for path in sorted(lists.glob(f"*{name}*")):
+        for fields in read_stanzas(path):
+            description = fields.get(f"Description-{language}")
+            if description and "Description-md5" in fields:
+                texts[fields["Description-md5"]] = split_description(description)
+    return texts
+
+
+def read_sections(lists):
+    """{description md5: section} of the packages of this architecture."""
+    sections = {}
+    for path in sorted(lists.glob("*_Packages*")):
+        for fields in read_stanzas(path):
+            if "Section" in fields and "Description-md5" in fields:
+                sections[fields["Description-md5"]] = fields["Section"].split("/")[-1]
+    return sections
+
+
+def topic_text(description):
+    short, body = description
+    return cut("topic", f"{short}\n{body}")
+
+
+def prepare_topic(english, sections):
+    """Train on every distinct text; hold out one text for each held-out body."""
+    train, heldout, unlabelled, seen = [], {}, [], set()
+    for identity in sorted(english):
+        section = sections.get(identity)
+        if section is None:
+            continue
+        text, body = topic_text(english[identity]), english[identity][1]
+        if text in seen:
+            continue
+        seen.add(text)
+        labelled = row("topic", text, TOPIC_OF_SECTION.get(section), identity)
+        if is_held_out(body, HELDOUT_PERCENT["description"]):
+            if labelled["label"]:
+                heldout.setdefault(body, labelled)
+        elif labelled["label"]:
+            train.append(labelled)
+        else:
+            unlabelled.append(labelled)
+    return train, list(heldout.values()), unlabelled
+
+
+def is_translated(translation, original):
+    """Untranslated leftovers keep English sentences: drop texts that share a long piece."""
+    words = original[1].split()
+    pieces = [" ".join(words[start : start + 5]) for start in range(0, len(words) - 4, 5)]
+    return translation != original and not any(piece in translation[1] for piece in pieces)
+
+
+def prepare_language(english, lists):
+    train, heldout = [], []
+    for language, label in LABEL_OF_LANGUAGE.items():
+        texts = english if language == "en" else read_translations(lists, language)
+        rows = {"train": [], "heldout": []}
+        for identity in sorted(texts, key=digest):
+            original = english.get(identity)
+            if original is None or len(texts[identity][1]) < 20:
+                continue
+            if language != "en" and not is_translated(texts[identity], original):
+                continue
+            held_out = is_held_out(original[1], HELDOUT_PERCENT["description"])
+            text = cut("language", " ".join(texts[identity]))
+            rows["heldout" if held_out else "train"].append(
+                row("language", text, label, f"{language}-{identity}")
+            )
+        train += rows["train"][:LANGUAGE_TRAIN_CAP]
+        heldout += rows["heldout"][:LANGUAGE_HELDOUT_CAP]
+    return train, heldout
+
+
+def relevance_row(short, body, label, identity):
+    return row("relevance", cut("relevance", f"{short}\n{body}"), label, identity)
+
+
+def prepare_relevance(english, sections, random_source):
+    """Held-out pairs: half fit; the others' short text is drawn from all held-out packages
+    (id ends in "-any") or from the same section ("-same"), half each. For training only the
+    descriptions are written; train.py draws new pairs in every epoch."""
+    by_split = {"train": [], "heldout": []}
+    for identity in sorted(english):
+        short, body = english[identity]
+        if len(body) >= 60 and identity in sections:
+            held_out = is_held_out(body, HELDOUT_PERCENT["description"])
+            split = "heldout" if held_out else "train"
+            by_split[split].append((identity, short, body, sections[identity]))
+    pool = by_split["heldout"]
+    random_source.shuffle(pool)
+    heldout = []
+    for index, (identity, short, body, section) in enumerate(pool[: HELDOUT_TEXTS["relevance"]]):
+        if index % 2 == 0:
+            heldout.append(relevance_row(short, body, " yes", f"{identity}-fits"))
+            continue
+        kind = "any" if index % 4 == 1 else "same"
+        others = [
+            other
+            for other in pool
+            if other[1] != short and other[2] != body and (kind == "any" or other[3] == section)
+        ]
+        other = random_source.choice(others) if others else random_source.choice(pool)
+        heldout.append(relevance_row(other[1], body, " no", f"{identity}-{kind}"))
+    train = [
+        {"short": short, "long": body, "section": section}
+        for _, short, body, section in by_split["train"]
+    ]
+    return train, heldout
+
+
+# --- mails --------------------------------------------------------------------------------------
+
+
+def strip_markup(text):
+    text = re.sub(r"(?is)<(script|style).*?</\1>", " ", text)
+    text = re.sub(r"(?s)<!--.*?-->", " ", text)
+    return html.unescape(re.sub(r"(?s)<[^>]{0,500}>", " ", text))
+
+
+def mask_personal(text):
+    """Addresses, links and long numbers go, in training and held-out texts alike."""
+    text = re.sub(r"[\w.+=-]+(@|\s+at\s+)[\w-]+(\.[\w-]+)+", "[email]", text)
+    text = re.sub(r"(?i)\b(https?://|ftp://|www\.)[^\s>\"]+", "[link]", text)
+    return re.sub(r"\+?\d[\d()\s./-]{5,}\d", "[number]", text)
+
+
+def part_text(part):
+    payload = part.get_payload(decode=True) or b""
+    charset = part.get_content_charset() or "latin-1"
+    try:
+        text = payload.decode(charset, "replace")
+    except LookupError:
+        text = payload.decode("latin-1")
+    return strip_markup(text) if part.get_content_subtype() == "html" else text
+
+
+def mail_text(raw):
+    """Subject and first text part of a mail, as plain masked text."""
+    message = email.message_from_string(raw, policy=email.policy.compat32)
+    parts = [part for part in message.walk() if part.get_content_maintype() == "text"]
+    parts.sort(key=lambda part: part.get_content_subtype() != "plain")
+    body = part_text(parts[0]) if parts else ""
+    try:
+        subject = str(email.header.make_header(email.header.decode_header(message["Subject"] or "")))
+    except (LookupError, UnicodeError, ValueError, email.errors.HeaderParseError):
+        subject = str(message["Subject"])
+    subject, body = (one_line(mask_personal(text)) for text in (subject, body))
+    return cut("spam", f"{subject}\n{body}".encode("utf-8", "replace").decode())
+
+
+def prepare_spam(archive):
+    train, heldout, seen = [], [], set()
+    with tarfile.open(archive) as mails:
+        for member in mails:
+            if not member.name.endswith(".json") or "/" not in member.name:
+                continue
+            mail = json.load(mails.extractfile(member))
+            if not isinstance(mail, dict) or "group" not in mail:
+                continue
+            text = mail_text(mail["text"])
+            if len(text) < 20 or text in seen:
+                continue
+            seen.add(text)
+            label = " spam" if mail["group"].startswith("spam") else " ham"
+            body = text.partition("\n")[2]
+            target = heldout if is_held_out(body, HELDOUT_PERCENT["spam"]) else train
+            target.append(row("spam", text, label, f"{mail['group']}-{mail['id']}"))
+    return train, heldout
+
+
+# --- review sentences ---------------------------------------------------------------------------
+
+
+def prepare_sentiment(folder):
+    train, heldout, seen = [], [], set()
+    for path in sorted(folder.glob("*.json")):
+        for index, sentence in enumerate(json.loads(path.read_text())):
+            text = cut("sentiment", one_line(sentence["text"]))
+            if text in seen:
+                continue
+            seen.add(text)
+            label = " positive" if sentence["class"] == 1 else " negative"
+            target = heldout if is_held_out(text, HELDOUT_PERCENT["sentiment"]) else train
+            target.append(row("sentiment", text, label, f"{path.stem}-{index}"))
+    return train, heldout
+
+
+# --- output -------------------------------------------------------------------------------------
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        for line in rows:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def plain_texts(english, trained):
+    """Training texts for the tokenizer: descriptions that are not held out, mails, sentences,
+    a little of every language."""
+    percent = HELDOUT_PERCENT["description"]
+    texts = [" ".join(text) for text in english.values() if not is_held_out(text[1], percent)]
+    for task in ("spam", "sentiment", "language"):
+        texts += [line["text"] for line in trained[task]]
+    return [{"text": text} for text in texts]
+
+
+def main():
+    options = arguments()
+    lists = options.work / "lists"
+    heldout_folder = options.heldout or options.work / "heldout"
+    random_source = random.Random(7)
+    if not list(lists.glob("*Translation-zh*")):
+        download_lists(lists)
+    english, sections = read_translations(lists, "en"), read_sections(lists)
+    trained, held = {}, {}
+    trained["topic"], held["topic"], unlabelled = prepare_topic(english, sections)
+    trained["language"], held["language"] = prepare_language(english, lists)
+    trained["relevance"], held["relevance"] = prepare_relevance(english, sections, random_source)
+    corpora = options.shared / "corpora"
+    trained["spam"], held["spam"] = prepare_spam(corpora / "spam" / "spamassassin.tar.xz")
+    trained["sentiment"], held["sentiment"] = prepare_sentiment(corpora / "sentiment")
+    for task in TASKS:
+        random_source.shuffle(held[task])
+        held[task] = held[task][: HELDOUT_TEXTS[task]]
+        held_texts = {line["text"] for line in held[task]}
+        trained[task] = [line for line in trained[task] if line.get("text") not in held_texts]
+        write_lines(options.work / "data" / f"{task}.train.jsonl", trained[task])
+        write_lines(heldout_folder / f"{task}.jsonl", held[task])
+        print(f"{task}: {len(trained[task])} to train, {len(held[task])} held out")
+    write_lines(options.work / "data" / "topic.unlabelled.jsonl", unlabelled)
+    write_lines(options.work / "data" / "plain_text.jsonl", plain_texts(english, trained))
+
+
+if __name__ == "__main__":
+    main()
