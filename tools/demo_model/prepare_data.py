@@ -110,29 +110,36 @@ def read_translations(lists, language):
     return texts
 
 
-def read_sections(lists):
-    """{description md5: section} of the packages of this architecture."""
-    sections = {}
+def read_packages(lists):
+    """{description md5: (package, section)}; the first package of each description."""
+    packages = {}
     for path in sorted(lists.glob("*_Packages*")):
         for fields in read_stanzas(path):
             if "Section" in fields and "Description-md5" in fields:
-                sections[fields["Description-md5"]] = fields["Section"].split("/")[-1]
-    return sections
+                section = fields["Section"].split("/")[-1]
+                packages.setdefault(fields["Description-md5"], (fields["Package"], section))
+    return packages
 
 
-def topic_text(description):
+def topic_text(package, description):
+    """"package: short", newline, long; too long a text loses its middle, for the last sentence
+    ("This package contains the development files.") often decides."""
     short, body = description
-    return cut("topic", f"{short}\n{body}")
+    text, limit = f"{package}: {short}\n{body}", TASKS["topic"]["max_text_chars"]
+    if len(text) <= limit:
+        return text
+    mark, tail = " ... ", limit * 3 // 8
+    return text[: limit - tail - len(mark)] + mark + text[-tail:]
 
 
-def prepare_topic(english, sections):
+def prepare_topic(english, packages):
     """Train on every distinct text; hold out one text for each held-out body."""
     train, heldout, unlabelled, seen = [], {}, [], set()
     for identity in sorted(english):
-        section = sections.get(identity)
-        if section is None:
+        if identity not in packages:
             continue
-        text, body = topic_text(english[identity]), english[identity][1]
+        package, section = packages[identity]
+        text, body = topic_text(package, english[identity]), english[identity][1]
         if text in seen:
             continue
         seen.add(text)
@@ -179,17 +186,17 @@ def relevance_row(short, body, label, identity):
     return row("relevance", cut("relevance", f"{short}\n{body}"), label, identity)
 
 
-def prepare_relevance(english, sections, random_source):
+def prepare_relevance(english, packages, random_source):
     """Held-out pairs: half fit; the others' short text is drawn from all held-out packages
     (id ends in "-any") or from the same section ("-same"), half each. For training only the
     descriptions are written; train.py draws new pairs in every epoch."""
     by_split = {"train": [], "heldout": []}
     for identity in sorted(english):
         short, body = english[identity]
-        if len(body) >= 60 and identity in sections:
+        if len(body) >= 60 and identity in packages:
             held_out = is_held_out(body, HELDOUT_PERCENT["description"])
             split = "heldout" if held_out else "train"
-            by_split[split].append((identity, short, body, sections[identity]))
+            by_split[split].append((identity, short, body, packages[identity][1]))
     pool = by_split["heldout"]
     random_source.shuffle(pool)
     heldout = []
@@ -316,11 +323,11 @@ def main():
     random_source = random.Random(7)
     if not list(lists.glob("*Translation-zh*")):
         download_lists(lists)
-    english, sections = read_translations(lists, "en"), read_sections(lists)
+    english, packages = read_translations(lists, "en"), read_packages(lists)
     trained, held = {}, {}
-    trained["topic"], held["topic"], unlabelled = prepare_topic(english, sections)
+    trained["topic"], held["topic"], unlabelled = prepare_topic(english, packages)
     trained["language"], held["language"] = prepare_language(english, lists)
-    trained["relevance"], held["relevance"] = prepare_relevance(english, sections, random_source)
+    trained["relevance"], held["relevance"] = prepare_relevance(english, packages, random_source)
     corpora = options.shared / "corpora"
     trained["spam"], held["spam"] = prepare_spam(corpora / "spam" / "spamassassin.tar.xz")
     trained["sentiment"], held["sentiment"] = prepare_sentiment(corpora / "sentiment")

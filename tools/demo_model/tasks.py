@@ -54,7 +54,8 @@ TASKS = {
         "template": "{text}\nTopic:",
         "labels": sorted(TOPIC_OF_SECTION.values()),
         "max_text_chars": 400,
-        "text": "short description, newline, long description (white space collapsed)",
+        "text": "package name, colon, space, short description, newline, long description (white "
+        "space collapsed); longer texts keep 245 characters, ' ... ' and the last 150",
         "section_of_label": {label: section for section, label in TOPIC_OF_SECTION.items()},
     },
     "language": {
