@@ -65,6 +65,11 @@ class Checkpoint {
                                    int32_t layer = -1,
                                    int32_t expert = -1) const = 0;
 
+  // The name of that tensor in the files, for messages.
+  virtual std::string TensorName(TensorRole role,
+                                 int32_t layer = -1,
+                                 int32_t expert = -1) const = 0;
+
   // Tells the system that a tensor's bytes will not be read again (they leave the page cache's
   // mapping of this process).
   virtual void Release(const TensorView& tensor) const = 0;

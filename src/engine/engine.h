@@ -19,7 +19,13 @@
 
 namespace zp::engine {
 
+enum class Backend {
+  kCpu,
+  kReference,  // plain loops in f32: the judge, for tests and for checking a machine
+};
+
 struct EngineOptions {
+  Backend backend = Backend::kCpu;
   int thread_count = 0;  // compute threads; 0 = one per core
   spec::DType activation_dtype = spec::DType::kBf16;
   int64_t chunk_tokens =

@@ -29,9 +29,10 @@ class GatherTicket {
       : provider_(provider), layer_(layer), slot_(slot) {}
   GatherTicket(GatherTicket&& other) noexcept { *this = std::move(other); }
   GatherTicket& operator=(GatherTicket&& other) noexcept {
-    std::swap(provider_, other.provider_);
-    std::swap(layer_, other.layer_);
-    std::swap(slot_, other.slot_);
+    GatherTicket taken(std::exchange(other.provider_, nullptr), other.layer_, other.slot_);
+    std::swap(provider_, taken.provider_);
+    std::swap(layer_, taken.layer_);
+    std::swap(slot_, taken.slot_);
     return *this;
   }
   ~GatherTicket();

@@ -1,0 +1,219 @@
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+#include <thread>
+#include <utility>
+
+#include "base/check.h"
+#include "engine/engine.h"
+#include "engine/logit_reader.h"
+#include "engine/row_charges.h"
+#include "engine/token_trie.h"
+#include "engine/work_check.h"
+#include "fmt/format.h"
+#include "model/forward_pass.h"
+#include "model/model_weights.h"
+#include "ops/cpu/cpu_kernels.h"
+#include "ops/reference/reference_kernels.h"
+#include "spec/flops.h"
+
+namespace zp::engine {
+namespace {
+
+using protocol::Pooling;
+using protocol::Sequence;
+using protocol::Work;
+using protocol::WorkResult;
+
+// The sequences of the works that are valid, one after the other.
+struct FlatBatch {
+  std::vector<const Sequence*> sequences;
+  std::vector<size_t> work_of_sequence;
+};
+
+class LocalEngine : public Engine {
+ public:
+  LocalEngine(std::unique_ptr<base::ThreadPool> pool,
+              std::unique_ptr<ops::Kernels> kernels,
+              std::unique_ptr<model::ModelWeights> weights,
+              const EngineOptions& options)
+      : pool_(std::move(pool)),
+        kernels_(std::move(kernels)),
+        weights_(std::move(weights)),
+        forward_(*weights_, *kernels_, options.chunk_tokens),
+        logit_reader_(*weights_, *kernels_) {}
+
+  const spec::ModelSpec& spec() const override { return weights_->spec(); }
+  std::string kernels_name() const override { return std::string(kernels_->name()); }
+
+  absl::Status Validate(const Work& work) const override { return CheckWork(spec(), work); }
+  BatchResult Run(std::span<const Work* const> batch) override;
+
+ private:
+  FlatBatch Flatten(std::span<const Work* const> batch, BatchResult& result) const;
+  void AskRows(const FlatBatch& flat, TokenTrie& trie) const;
+  void Charge(const FlatBatch& flat, const TokenTrie& trie, BatchResult& result) const;
+  void Answer(const FlatBatch& flat,
+              const TokenTrie& trie,
+              ops::ConstMatrix hidden,
+              BatchResult& result);
+
+  const std::unique_ptr<base::ThreadPool> pool_;
+  const std::unique_ptr<ops::Kernels> kernels_;
+  const std::unique_ptr<model::ModelWeights> weights_;
+  model::ForwardPass forward_;
+  LogitReader logit_reader_;
+  model::PassProfile profile_;
+};
+
+BatchResult LocalEngine::Run(std::span<const Work* const> batch) {
+  const auto begin = std::chrono::steady_clock::now();
+  const double exposed_wait_before = weights_->experts().exposed_wait_seconds();
+  BatchResult result;
+  profile_ = {};
+  const FlatBatch flat = Flatten(batch, result);
+  TokenTrie trie = BuildTokenTrie(flat.sequences);
+  AskRows(flat, trie);
+  if (!flat.sequences.empty()) {
+    Charge(flat, trie, result);
+    Answer(flat, trie, forward_.Run(trie.batch, profile_), result);
+  }
+  PassReport& report = result.report;
+  report.exposed_wait_seconds = weights_->experts().exposed_wait_seconds() - exposed_wait_before;
+  for (size_t op = 0; op < model::kOpNames.size(); ++op) {
+    report.seconds_by_op[std::string(model::kOpNames[op])] =
+        profile_.seconds(static_cast<model::Op>(op));
+  }
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  for (auto& work : result.works) {
+    if (work.ok()) {
+      work->usage.compute_seconds = report.seconds;
+    }
+  }
+  return result;
+}
+
+FlatBatch LocalEngine::Flatten(std::span<const Work* const> batch, BatchResult& result) const {
+  FlatBatch flat;
+  for (size_t index = 0; index < batch.size(); ++index) {
+    if (absl::Status status = Validate(*batch[index]); !status.ok()) {
+      result.works.emplace_back(std::move(status));
+      continue;
+    }
+    result.works.emplace_back(WorkResult{});
+    for (const Sequence& sequence : batch[index]->sequences) {
+      flat.sequences.push_back(&sequence);
+      flat.work_of_sequence.push_back(index);
+    }
+  }
+  return flat;
+}
+
+void LocalEngine::AskRows(const FlatBatch& flat, TokenTrie& trie) const {
+  std::vector<int64_t>& asked = trie.batch.asked_rows;
+  for (size_t i = 0; i < flat.sequences.size(); ++i) {
+    const Sequence& sequence = *flat.sequences[i];
+    for (const protocol::RowAsk& ask : sequence.rows) {
+      asked.push_back(trie.rows_of[i][ask.position]);
+    }
+    for (const int32_t position : PooledPositions(sequence)) {
+      asked.push_back(trie.rows_of[i][position]);
+    }
+  }
+  std::ranges::sort(asked);
+  const auto duplicates = std::ranges::unique(asked);
+  asked.erase(duplicates.begin(), duplicates.end());
+}
+
+// What each work costs: its own tokens, and those shared rows that it is the first to bring.
+void LocalEngine::Charge(const FlatBatch& flat, const TokenTrie& trie, BatchResult& result) const {
+  RowCharges charges(spec(), trie.batch.row_count());
+  for (size_t i = 0; i < flat.sequences.size(); ++i) {
+    const Sequence& sequence = *flat.sequences[i];
+    const spec::PassShape shape = charges.ShapeOf(sequence, trie.rows_of[i], trie.shared_counts[i]);
+    const double flops = spec::PassFlops(spec(), shape);
+    const auto length = static_cast<int64_t>(sequence.tokens.size());
+    protocol::Usage& usage = result.works[flat.work_of_sequence[i]]->usage;
+    usage.prompt_tokens += length;
+    usage.computed_tokens += shape.token_count;
+    usage.flops += flops;
+    result.report.asked_tokens += length;
+    result.report.computed_tokens += shape.token_count;
+    result.report.flops += flops;
+  }
+}
+
+void LocalEngine::Answer(const FlatBatch& flat,
+                         const TokenTrie& trie,
+                         ops::ConstMatrix hidden,
+                         BatchResult& result) {
+  std::vector<LogitReader::Ask> asks;
+  const auto hidden_row = [&](size_t sequence, int32_t position) {
+    return std::ranges::lower_bound(trie.batch.asked_rows, trie.rows_of[sequence][position]) -
+           trie.batch.asked_rows.begin();
+  };
+  for (size_t i = 0; i < flat.sequences.size(); ++i) {
+    for (const protocol::RowAsk& ask : flat.sequences[i]->rows) {
+      asks.push_back({hidden_row(i, ask.position), &ask});
+    }
+  }
+  std::vector<protocol::Row> rows =
+      profile_.Timed(model::Op::kLogits, [&] { return logit_reader_.Read(hidden, asks); });
+
+  auto next_row = rows.begin();
+  for (size_t i = 0; i < flat.sequences.size(); ++i) {
+    const Sequence& sequence = *flat.sequences[i];
+    protocol::SequenceResult answer;
+    answer.rows.assign(
+        std::make_move_iterator(next_row),
+        std::make_move_iterator(next_row + static_cast<int64_t>(sequence.rows.size())));
+    next_row += static_cast<int64_t>(sequence.rows.size());
+    if (sequence.pooling != Pooling::kNone) {
+      std::vector<int64_t> pooled_rows;
+      for (const int32_t position : PooledPositions(sequence)) {
+        pooled_rows.push_back(hidden_row(i, position));
+      }
+      answer.pooled = MeanOfRows(hidden, pooled_rows);
+    }
+    auto& work = result.works[flat.work_of_sequence[i]];
+    if (!work.ok()) {
+      continue;  // another of its sequences failed
+    }
+    if (!IsFinite(answer)) {
+      work = absl::InternalError(
+          fmt::format("the model's numbers are not finite for sequence {} of the request",
+                      work->sequences.size()));
+      continue;
+    }
+    work->sequences.push_back(std::move(answer));
+  }
+}
+
+absl::StatusOr<std::unique_ptr<ops::Kernels>> CreateKernels(const EngineOptions& options,
+                                                            base::ThreadPool& pool) {
+  if (options.backend == Backend::kReference) {
+    return ops::reference::CreateKernels();
+  }
+  return ops::cpu::CreateKernels(options.activation_dtype, pool);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const checkpoint::Checkpoint& checkpoint,
+                                                       const EngineOptions& options) {
+  const int thread_count = options.thread_count > 0
+                               ? options.thread_count
+                               : static_cast<int>(std::thread::hardware_concurrency());
+  if (options.chunk_tokens < 1) {
+    return absl::InvalidArgumentError(
+        fmt::format("chunk_tokens is {}; it must be at least 1", options.chunk_tokens));
+  }
+  auto pool = std::make_unique<base::ThreadPool>(thread_count);
+  ZP_ASSIGN_OR_RETURN(std::unique_ptr<ops::Kernels> kernels, CreateKernels(options, *pool));
+  ZP_ASSIGN_OR_RETURN(std::unique_ptr<model::ModelWeights> weights,
+                      model::ModelWeights::Load(checkpoint, *kernels, *pool));
+  return std::make_unique<LocalEngine>(
+      std::move(pool), std::move(kernels), std::move(weights), options);
+}
+
+}  // namespace zp::engine

@@ -1,0 +1,46 @@
+#include "model/finite.h"
+
+#include <algorithm>
+
+namespace zp::model {
+namespace {
+
+constexpr int64_t kBlockElements = 4096;
+
+// A number is not finite if all its exponent bits are set.
+template <typename Word, Word kExponentMask>
+int64_t FirstWithFullExponent(std::span<const std::byte> bytes) {
+  const auto* words = reinterpret_cast<const Word*>(bytes.data());
+  const auto count = static_cast<int64_t>(bytes.size() / sizeof(Word));
+  for (int64_t begin = 0; begin < count; begin += kBlockElements) {
+    const int64_t end = std::min(begin + kBlockElements, count);
+    int found = 0;
+    for (int64_t index = begin; index < end;
+         ++index) {  // without a branch: the compiler vectorises it
+      found |= static_cast<int>((words[index] & kExponentMask) == kExponentMask);
+    }
+    if (found != 0) {
+      return std::find_if(words + begin,
+                          words + end,
+                          [](Word word) { return (word & kExponentMask) == kExponentMask; }) -
+             words;
+    }
+  }
+  return -1;
+}
+
+}  // namespace
+
+int64_t FirstNonFinite(std::span<const std::byte> bytes, spec::DType dtype) {
+  switch (dtype) {
+    case spec::DType::kBf16:
+      return FirstWithFullExponent<uint16_t, 0x7f80>(bytes);
+    case spec::DType::kF16:
+      return FirstWithFullExponent<uint16_t, 0x7c00>(bytes);
+    case spec::DType::kF32:
+      return FirstWithFullExponent<uint32_t, 0x7f800000u>(bytes);
+  }
+  return -1;
+}
+
+}  // namespace zp::model

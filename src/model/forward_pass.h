@@ -1,0 +1,99 @@
+// One forward pass: a trie of tokens in, the final hidden states of the asked rows out.
+//
+// Layer-major: all rows pass layer l before any row enters layer l + 1, in chunks that bound
+// activation memory, while the bank of layer l + 1 is on its way (asyncep: "the window"). Nothing
+// outlives a layer but the residual stream: K and V are overwritten by the next layer. In the last
+// layer rows that nobody asked for stop after K and V.
+//
+// Thread safety: engine thread only.
+// Ownership: the weights, the experts and the kernels must outlive the pass; its buffers are kept
+// and reused between runs.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "experts/expert_provider.h"
+#include "memory/buffer.h"
+#include "model/model_weights.h"
+#include "model/pass_profile.h"
+#include "model/rope_cache.h"
+#include "model/token_batch.h"
+#include "ops/kernels.h"
+
+namespace zp::model {
+
+class ForwardPass {
+ public:
+  // chunk_rows: how many rows go through a step of a layer at once.
+  ForwardPass(ModelWeights& weights, ops::Kernels& kernels, int64_t chunk_rows);
+
+  // Hidden states after the last norm, [asked_rows.size(), model_dim] in activation_dtype; valid
+  // until the next Run. REQUIRES: at least one row and one asked row.
+  ops::ConstMatrix Run(const TokenBatch& batch, PassProfile& profile);
+
+ private:
+  struct RowRange {
+    int64_t begin = 0;
+    int64_t count = 0;
+  };
+  // The rows that a step of a layer runs over: their residual stream, positions and paths.
+  struct Rows {
+    ops::Matrix residual;                // [count, h] f32
+    std::span<const int32_t> positions;  // [count]
+    std::vector<ops::AttentionSegment> segments;
+  };
+
+  void RunLayer(int32_t layer, const TokenBatch& batch, ops::Matrix hidden, PassProfile& profile);
+  ops::Matrix RunLastLayer(const TokenBatch& batch, ops::Matrix hidden, PassProfile& profile);
+
+  // The steps of a layer, each over one chunk.
+  ops::ConstMatrix AttentionNorm(const LayerWeights& layer,
+                                 const ops::Matrix& residual,
+                                 PassProfile& profile);
+  void WriteKeysAndValues(const LayerWeights& layer,
+                          const TokenBatch& batch,
+                          RowRange range,
+                          ops::ConstMatrix normed,
+                          PassProfile& profile);
+  void AttentionBlock(const LayerWeights& layer,
+                      const Rows& rows,
+                      ops::ConstMatrix normed,
+                      PassProfile& profile);
+  void FfnBlock(int32_t layer_index, ops::Matrix residual, PassProfile& profile);
+
+  ops::Routing RouteAllToOne(int64_t row_count);
+  ops::Routing RouteToExperts(const LayerWeights& layer,
+                              ops::ConstMatrix normed,
+                              PassProfile& profile);
+  ops::ExpertBank BankOf(int32_t layer_index, PassProfile& profile);
+  int32_t NextMoeLayer(int32_t layer) const;
+  void BeginLayerWindow(int32_t layer);
+
+  void PrepareKv(const TokenBatch& batch);
+  ops::Matrix MatrixIn(memory::Buffer& buffer, spec::DType dtype, int64_t rows, int64_t cols) const;
+
+  ModelWeights& weights_;
+  const spec::ModelSpec& spec_;
+  ops::Kernels& kernels_;
+  const int64_t chunk_rows_;
+  const ops::AttentionShape attention_shape_;
+  RopeCache rope_cache_;
+  ops::RopeTable rope_;
+
+  // The window: the bank in use and the one on its way. The first bank of the next pass is fetched
+  // while this one ends.
+  std::optional<experts::GatherTicket> current_bank_;
+  std::optional<experts::GatherTicket> next_bank_;
+
+  memory::Buffer hidden_, asked_hidden_, final_hidden_;
+  memory::Buffer normed_, query_, key_value_, attended_, router_logits_;
+  memory::Buffer kv_bytes_;
+  std::vector<std::byte*> kv_blocks_;
+  std::vector<int32_t> expert_ids_;
+  std::vector<float> expert_weights_;
+  std::vector<int32_t> asked_positions_;
+};
+
+}  // namespace zp::model

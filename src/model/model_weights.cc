@@ -1,0 +1,247 @@
+#include "model/model_weights.h"
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <utility>
+
+#include "base/bfloat16.h"
+#include "fmt/format.h"
+#include "model/finite.h"
+
+namespace zp::model {
+
+using checkpoint::TensorRole;
+using checkpoint::TensorView;
+
+namespace {
+
+ops::ConstMatrix MatrixOf(const TensorView& tensor) {
+  return {tensor.bytes.data(), tensor.dtype, tensor.shape[0], tensor.shape[1], tensor.shape[1]};
+}
+
+float ElementAsFloat(const TensorView& tensor, int64_t index) {
+  switch (tensor.dtype) {
+    case spec::DType::kF32:
+      return reinterpret_cast<const float*>(tensor.bytes.data())[index];
+    case spec::DType::kBf16:
+      return static_cast<float>(
+          reinterpret_cast<const base::BFloat16*>(tensor.bytes.data())[index]);
+    case spec::DType::kF16:
+      return static_cast<float>(reinterpret_cast<const _Float16*>(tensor.bytes.data())[index]);
+  }
+  return 0;
+}
+
+// The first error of many threads.
+class FirstError {
+ public:
+  void Record(absl::Status status) {
+    if (!status.ok()) {
+      std::lock_guard lock(mutex_);
+      if (status_.ok()) {
+        status_ = std::move(status);
+      }
+    }
+  }
+  absl::Status status() {
+    std::lock_guard lock(mutex_);
+    return status_;
+  }
+
+ private:
+  std::mutex mutex_;
+  absl::Status status_;
+};
+
+}  // namespace
+
+// Fills a ModelWeights. Dense tensors first, one after the other; then the experts, one task each.
+class WeightLoader {
+ public:
+  WeightLoader(const checkpoint::Checkpoint& checkpoint,
+               const ops::Kernels& kernels,
+               base::ThreadPool& pool,
+               ModelWeights& weights)
+      : checkpoint_(checkpoint),
+        kernels_(kernels),
+        pool_(pool),
+        spec_(checkpoint.spec()),
+        weights_(weights) {}
+
+  absl::Status Load() {
+    weights_.spec_ = spec_;
+    weights_.expert_layout_ = kernels_.expert_layout(spec_.model_dim, spec_.expert_dim);
+    weights_.dense_layout_ = kernels_.expert_layout(spec_.model_dim, spec_.dense_ffn_dim);
+    ZP_RETURN_IF_ERROR(LoadEnds());
+    weights_.layers_.resize(spec_.layer_count);
+    for (int32_t layer = 0; layer < spec_.layer_count; ++layer) {
+      ZP_RETURN_IF_ERROR(LoadDenseLayer(layer, weights_.layers_[layer]));
+    }
+    return LoadExperts();
+  }
+
+ private:
+  // Embedding, output head and the last norm.
+  absl::Status LoadEnds() {
+    ZP_ASSIGN_OR_RETURN(weights_.embedding_, CopyMatrix(TensorRole::kEmbedding));
+    weights_.output_head_ = weights_.embedding_;
+    if (!spec_.tied_embeddings) {
+      ZP_ASSIGN_OR_RETURN(weights_.output_head_, CopyMatrix(TensorRole::kOutputHead));
+    }
+    weights_.packed_output_head_ = PackMatrix(weights_.output_head_);
+    ZP_ASSIGN_OR_RETURN(weights_.final_norm_, LoadVector(TensorRole::kFinalNorm));
+    return absl::OkStatus();
+  }
+
+  absl::Status LoadDenseLayer(int32_t layer, LayerWeights& out) {
+    ZP_ASSIGN_OR_RETURN(out.attention_norm, LoadVector(TensorRole::kAttentionNorm, layer));
+    ZP_ASSIGN_OR_RETURN(out.ffn_norm, LoadVector(TensorRole::kFfnNorm, layer));
+    if (spec_.has_qk_norm) {
+      ZP_ASSIGN_OR_RETURN(out.query_norm, LoadVector(TensorRole::kQueryNorm, layer));
+      ZP_ASSIGN_OR_RETURN(out.key_norm, LoadVector(TensorRole::kKeyNorm, layer));
+    }
+    ZP_ASSIGN_OR_RETURN(out.query, LoadMatrix(TensorRole::kQuery, layer));
+    ZP_ASSIGN_OR_RETURN(out.key_value, LoadKeyValue(layer));
+    ZP_ASSIGN_OR_RETURN(out.attention_out, LoadMatrix(TensorRole::kAttentionOut, layer));
+    if (spec_.layer_is_moe[layer]) {
+      ZP_ASSIGN_OR_RETURN(out.router, LoadMatrix(TensorRole::kRouter, layer));
+      return absl::OkStatus();
+    }
+    const std::span<std::byte> blob = NewBuffer(weights_.dense_layout_.bytes);
+    out.dense_ffn = blob.data();
+    return PackFfn(
+        {TensorRole::kDenseGate, TensorRole::kDenseUp, TensorRole::kDenseDown}, layer, -1, blob);
+  }
+
+  absl::Status LoadExperts() {
+    std::vector<int32_t> moe_layers;
+    for (int32_t layer = 0; layer < spec_.layer_count; ++layer) {
+      if (spec_.layer_is_moe[layer]) {
+        moe_layers.push_back(layer);
+      }
+    }
+    weights_.experts_ = std::make_unique<experts::ResidentExperts>(
+        spec_.layer_is_moe, spec_.expert_count, weights_.expert_layout_.bytes);
+    FirstError error;
+    const int64_t expert_total = static_cast<int64_t>(moe_layers.size()) * spec_.expert_count;
+    pool_.ParallelFor(expert_total, [&](int64_t index, int) {
+      const int32_t layer = moe_layers[index / spec_.expert_count];
+      const auto expert = static_cast<int32_t>(index % spec_.expert_count);
+      error.Record(
+          PackFfn({TensorRole::kExpertGate, TensorRole::kExpertUp, TensorRole::kExpertDown},
+                  layer,
+                  expert,
+                  weights_.experts_->Blob(layer, expert)));
+    });
+    return error.status();
+  }
+
+  struct FfnRoles {
+    TensorRole gate, up, down;
+  };
+
+  absl::Status PackFfn(const FfnRoles& roles,
+                       int32_t layer,
+                       int32_t expert,
+                       std::span<std::byte> blob) const {
+    ZP_ASSIGN_OR_RETURN(const TensorView* gate, FiniteTensor(roles.gate, layer, expert));
+    ZP_ASSIGN_OR_RETURN(const TensorView* up, FiniteTensor(roles.up, layer, expert));
+    ZP_ASSIGN_OR_RETURN(const TensorView* down, FiniteTensor(roles.down, layer, expert));
+    kernels_.PackExpert(MatrixOf(*gate), MatrixOf(*up), MatrixOf(*down), blob);
+    for (const TensorView* tensor : {gate, up, down}) {
+      checkpoint_.Release(*tensor);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<ops::PackedWeight> LoadMatrix(TensorRole role, int32_t layer) {
+    ZP_ASSIGN_OR_RETURN(const TensorView* tensor, FiniteTensor(role, layer, -1));
+    const ops::PackedWeight packed = PackMatrix(MatrixOf(*tensor));
+    checkpoint_.Release(*tensor);
+    return packed;
+  }
+
+  // Keys and values come from one product: their rows are stacked.
+  absl::StatusOr<ops::PackedWeight> LoadKeyValue(int32_t layer) {
+    ZP_ASSIGN_OR_RETURN(const TensorView* key, FiniteTensor(TensorRole::kKey, layer, -1));
+    ZP_ASSIGN_OR_RETURN(const TensorView* value, FiniteTensor(TensorRole::kValue, layer, -1));
+    if (key->dtype != value->dtype) {
+      return absl::UnimplementedError(fmt::format(
+          "{} is {} but {} is {}: keys and values of one layer must have one number format",
+          checkpoint_.TensorName(TensorRole::kKey, layer),
+          spec::NameOf(key->dtype),
+          checkpoint_.TensorName(TensorRole::kValue, layer),
+          spec::NameOf(value->dtype)));
+    }
+    std::vector<std::byte> stacked(key->bytes.size() + value->bytes.size());
+    std::ranges::copy(key->bytes, stacked.begin());
+    std::ranges::copy(value->bytes, stacked.begin() + static_cast<int64_t>(key->bytes.size()));
+    const int64_t in_dim = key->shape[1];
+    const ops::PackedWeight packed =
+        PackMatrix({stacked.data(), key->dtype, key->shape[0] + value->shape[0], in_dim, in_dim});
+    checkpoint_.Release(*key);
+    checkpoint_.Release(*value);
+    return packed;
+  }
+
+  ops::PackedWeight PackMatrix(const ops::ConstMatrix& weight) {
+    const std::span<std::byte> packed = NewBuffer(kernels_.packed_bytes(weight.rows, weight.cols));
+    kernels_.Pack(weight, packed);
+    return {packed.data(), weight.rows, weight.cols};
+  }
+
+  absl::StatusOr<ops::ConstMatrix> CopyMatrix(TensorRole role) {
+    ZP_ASSIGN_OR_RETURN(const TensorView* tensor, FiniteTensor(role, -1, -1));
+    const std::span<std::byte> bytes = NewBuffer(tensor->bytes.size());
+    std::ranges::copy(tensor->bytes, bytes.begin());
+    checkpoint_.Release(*tensor);
+    return ops::ConstMatrix{
+        bytes.data(), tensor->dtype, tensor->shape[0], tensor->shape[1], tensor->shape[1]};
+  }
+
+  absl::StatusOr<std::span<const float>> LoadVector(TensorRole role, int32_t layer = -1) {
+    ZP_ASSIGN_OR_RETURN(const TensorView* tensor, FiniteTensor(role, layer, -1));
+    const int64_t count = tensor->shape[0];
+    auto* values = reinterpret_cast<float*>(NewBuffer(count * sizeof(float)).data());
+    for (int64_t index = 0; index < count; ++index) {
+      values[index] = ElementAsFloat(*tensor, index);
+    }
+    return std::span<const float>(values, count);
+  }
+
+  absl::StatusOr<const TensorView*> FiniteTensor(TensorRole role,
+                                                 int32_t layer,
+                                                 int32_t expert) const {
+    const TensorView& tensor = checkpoint_.Tensor(role, layer, expert);
+    if (const int64_t index = FirstNonFinite(tensor.bytes, tensor.dtype); index >= 0) {
+      return absl::InvalidArgumentError(
+          fmt::format("tensor {} in {}: element {} is {}, not a finite number",
+                      checkpoint_.TensorName(role, layer, expert),
+                      checkpoint_.directory(),
+                      index,
+                      ElementAsFloat(tensor, index)));
+    }
+    return &tensor;
+  }
+
+  std::span<std::byte> NewBuffer(size_t size_bytes) {
+    weights_.buffers_.emplace_back(size_bytes, "dense weights");
+    return weights_.buffers_.back().bytes();
+  }
+
+  const checkpoint::Checkpoint& checkpoint_;
+  const ops::Kernels& kernels_;
+  base::ThreadPool& pool_;
+  const spec::ModelSpec& spec_;
+  ModelWeights& weights_;
+};
+
+absl::StatusOr<std::unique_ptr<ModelWeights>> ModelWeights::Load(
+    const checkpoint::Checkpoint& checkpoint, const ops::Kernels& kernels, base::ThreadPool& pool) {
+  std::unique_ptr<ModelWeights> weights(new ModelWeights);
+  ZP_RETURN_IF_ERROR(WeightLoader(checkpoint, kernels, pool, *weights).Load());
+  return weights;
+}
+
+}  // namespace zp::model
