@@ -2,8 +2,11 @@
 // library does it.
 //
 // Thread safety: immutable after loading; every method may be called from many threads at once.
-// Errors: a broken or unsupported file is InvalidArgument, naming the file and the part; Encode
-// itself cannot fail: any bytes are accepted, and what is not UTF-8 is treated as U+FFFD.
+// Errors: a broken file is InvalidArgument, one that asks for what we lack is Unimplemented, and
+// both name the file and the part. Encode itself cannot fail: any bytes are accepted, and every
+// maximal part of a broken UTF-8 sequence counts as U+FFFD (as Python's decode(..., "replace")).
+//
+// "truncation" and "padding" of the file are left aside: lengths are the caller's business.
 #pragma once
 
 #include <cstdint>
