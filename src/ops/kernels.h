@@ -150,7 +150,7 @@ class Kernels {
   virtual void MatMul(ConstMatrix x, const PackedWeight& weight, Matrix y) = 0;
   virtual void MatMulAdd(ConstMatrix x, const PackedWeight& weight, Matrix y) = 0;
 
-  // residual += sum over a row's experts, in the order of `routing`, of weight * down(silu(gate(x))
+  // residual += sum over a row's experts, in an order of its own, of weight * down(silu(gate(x))
   // * up(x)). x [rows, model_dim] activation_dtype(); residual [rows, model_dim] f32. A dense FFN
   // is a bank of one expert with weight 1.
   virtual void ExpertFfn(ConstMatrix x,

@@ -1,0 +1,72 @@
+// The feed-forward block of a layer: every row through its experts, grouped by expert.
+//
+// Two passes over the experts that were hit. The first writes silu(gate) * up of every (row,
+// expert) pair, sorted by expert. The second takes a strip of output columns at a time through all
+// experts in rising order and adds each weighted product to the residual where it belongs. So no
+// two threads write one place, a row's sum has an order of its own, and no buffer of
+// [rows * experts_per_token, model_dim] is needed.
+//
+// Thread safety: layout and packing are const and may run anywhere; Run from one thread.
+// Ownership: scratch memory is the object's; `product` and `pool` must outlive it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "memory/buffer.h"
+#include "ops/cpu/product.h"
+#include "ops/kernels.h"
+
+namespace zp::ops::cpu {
+
+class ExpertFfn {
+ public:
+  ExpertFfn(spec::DType activation_dtype, Product& product, base::ThreadPool& pool);
+
+  ExpertLayout Layout(int64_t model_dim, int64_t expert_dim) const;
+  void Pack(const ConstMatrix& gate,
+            const ConstMatrix& up,
+            const ConstMatrix& down,
+            std::span<std::byte> blob) const;
+  // As Kernels::ExpertFfn; a row's experts are summed in rising order of their ids.
+  void Run(const ConstMatrix& x,
+           const Routing& routing,
+           const ExpertBank& bank,
+           const Matrix& residual);
+
+ private:
+  // The rows of `x` that go to one expert: [begin, end) of rows_, weights_ and inner_.
+  struct ExpertRows {
+    int32_t expert = 0;
+    int64_t begin = 0;
+    int64_t end = 0;
+  };
+  struct GateUpTask {
+    ExpertRows rows;
+    PanelRange panels;
+  };
+
+  void GroupRows(const Routing& routing, int64_t expert_count);
+  void PlanGateUp(int64_t expert_dim);
+  void RunGateUp(const ConstMatrix& x, const ExpertBank& bank);
+  void RunDown(const ExpertBank& bank, const Matrix& residual);
+  void RunDownStrip(int worker,
+                    const ExpertBank& bank,
+                    PanelRange panels,
+                    int64_t token_begin,
+                    int64_t token_end,
+                    const Matrix& residual);
+
+  const spec::DType activation_dtype_;
+  Product& product_;
+  base::ThreadPool& pool_;
+
+  std::vector<ExpertRows> experts_;  // those with rows, by rising id
+  std::vector<int32_t> rows_;        // [rows * experts_per_token], by expert, then rising
+  std::vector<float> weights_;       // beside rows_
+  std::vector<GateUpTask> gate_up_tasks_;
+  memory::Buffer inner_;  // [rows * experts_per_token, expert_dim], as rows_
+};
+
+}  // namespace zp::ops::cpu

@@ -1,0 +1,256 @@
+#include "ops/cpu/onednn_product.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstring>
+#include <tuple>
+
+#include "absl/container/flat_hash_map.h"
+#include "base/check.h"
+#include "ops/cpu/row_kernels.h"
+#include "ops/element.h"
+
+namespace zp::ops::cpu {
+namespace {
+
+using dnnl::memory;
+
+// Wide enough for oneDNN to block well; a range of panels still splits among threads.
+constexpr int64_t kPanelColumns = 512;
+
+struct PrimitiveKey {
+  int64_t rows;
+  int64_t columns;
+  int64_t in_dim;
+
+  template <typename Hash>
+  friend Hash AbslHashValue(Hash hash, const PrimitiveKey& key) {
+    return Hash::combine(std::move(hash), key.rows, key.columns, key.in_dim);
+  }
+  bool operator==(const PrimitiveKey&) const = default;
+};
+
+struct Primitive {
+  dnnl::matmul matmul;
+  memory x;
+  memory weight;
+  memory y;
+};
+
+memory::desc RowMajor(int64_t rows, int64_t cols, memory::data_type type) {
+  return {{rows, cols}, type, memory::format_tag::ab};
+}
+
+dnnl::matmul::primitive_desc Describe(const memory::desc& x,
+                                      const memory::desc& weight,
+                                      const dnnl::engine& engine) {
+  const memory::desc y = RowMajor(x.dims()[0], weight.dims()[1], memory::data_type::f32);
+  return {dnnl::matmul::desc(x, weight, y), engine};
+}
+
+// Columns of panel `index`; a gated one holds two halves of equal width.
+int64_t ColumnsOf(int64_t index, int64_t out_dim, bool gated) {
+  return gated ? 2 * std::min(kPanelColumns / 2, out_dim - index * (kPanelColumns / 2))
+               : std::min(kPanelColumns, out_dim - index * kPanelColumns);
+}
+
+void StoreRow(spec::DType dtype, std::byte* target, int64_t col, float value) {
+  StoreElement({.data = target, .dtype = dtype}, 0, col, value);
+}
+
+// Writes rows [begin, begin + count) of `weight` as rows of `target`, a [columns, in_dim] matrix in
+// the product's dtype.
+void CopyRows(
+    const ConstMatrix& weight, int64_t begin, int64_t count, spec::DType dtype, std::byte* target) {
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t col = 0; col < weight.cols; ++col) {
+      StoreRow(dtype, target, i * weight.cols + col, LoadElement(weight, begin + i, col));
+    }
+  }
+}
+
+void FinishRows(const float* sums,
+                int64_t rows,
+                int64_t sums_columns,
+                int64_t columns,
+                int64_t first_column,
+                bool gated,
+                const ProductOutput& output) {
+  const auto element_bytes = static_cast<int64_t>(spec::SizeOf(output.dtype));
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t out_row = output.ids != nullptr ? output.ids[row] : row;
+    const float* from = sums + row * sums_columns;
+    std::byte* y = output.data + (out_row * output.row_stride + first_column) * element_bytes;
+    if (gated) {
+      SiluMultiplyRow(from, from + sums_columns / 2, columns, output.dtype, y);
+    } else if (output.add) {
+      const float weight = output.weights != nullptr ? output.weights[row] : 1.0f;
+      AddScaledRow(from, weight, columns, reinterpret_cast<float*>(y));
+    } else {
+      ConvertRow(from, columns, output.dtype, y);
+    }
+  }
+}
+
+}  // namespace
+
+struct OneDnnProduct::Worker {
+  explicit Worker(const dnnl::engine& engine) : stream(engine) {}
+
+  dnnl::stream stream;
+  std::vector<std::byte> rows;  // [kRowBlock, in_dim], gathered
+  std::vector<float> sums;      // [kRowBlock, kPanelColumns]
+  absl::flat_hash_map<PrimitiveKey, Primitive> primitives;
+};
+
+OneDnnProduct::OneDnnProduct(spec::DType x_dtype, spec::DType weight_dtype, int worker_count)
+    : x_dtype_(x_dtype),
+      dtype_(weight_dtype),
+      onednn_type_(weight_dtype == spec::DType::kF32 ? memory::data_type::f32
+                                                     : memory::data_type::bf16),
+      engine_(dnnl::engine::kind::cpu, 0) {
+  for (int worker = 0; worker < worker_count; ++worker) {
+    workers_.push_back(std::make_unique<Worker>(engine_));
+    workers_.back()->sums.resize(kRowBlock * kPanelColumns);
+  }
+}
+
+OneDnnProduct::~OneDnnProduct() = default;
+
+spec::DType OneDnnProduct::WeightDTypeFor(spec::DType x_dtype) {
+  const bool has_avx512 = __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return has_avx512 ? x_dtype : spec::DType::kF32;
+}
+
+std::string OneDnnProduct::name() const {
+  constexpr int64_t kTypicalInDim = 2048;
+  const auto description = Describe(RowMajor(kRowBlock, kTypicalInDim, onednn_type_),
+                                    PanelDesc(kPanelColumns, kTypicalInDim),
+                                    engine_);
+  return std::string("oneDNN ") + description.impl_info_str();
+}
+
+int64_t OneDnnProduct::panel_columns() const { return kPanelColumns; }
+
+memory::desc OneDnnProduct::PanelDesc(int64_t columns, int64_t in_dim) const {
+  const std::lock_guard lock(mutex_);
+  const auto [entry, is_new] = panel_descs_.try_emplace({columns, in_dim});
+  if (is_new) {
+    omp_set_num_threads(1);
+    const memory::desc any({in_dim, columns}, onednn_type_, memory::format_tag::any);
+    entry->second =
+        Describe(RowMajor(kRowBlock, in_dim, onednn_type_), any, engine_).weights_desc();
+  }
+  return entry->second;
+}
+
+size_t OneDnnProduct::packed_bytes(int64_t out_dim, int64_t in_dim, bool gated) const {
+  size_t bytes = 0;
+  const int64_t count = panel_count(out_dim, gated);
+  if (count > 0) {
+    bytes = static_cast<size_t>(count - 1) * PanelDesc(kPanelColumns, in_dim).get_size() +
+            PanelDesc(ColumnsOf(count - 1, out_dim, gated), in_dim).get_size();
+  }
+  return bytes;
+}
+
+void OneDnnProduct::Pack(const ConstMatrix& weight,
+                         const ConstMatrix* up,
+                         std::span<std::byte> packed) const {
+  const bool gated = up != nullptr;
+  ZP_CHECK(packed.size() == packed_bytes(weight.rows, weight.cols, gated)) << packed.size();
+  omp_set_num_threads(1);
+  dnnl::stream stream(engine_);
+  const int64_t row_bytes = weight.cols * static_cast<int64_t>(spec::SizeOf(dtype_));
+  const int64_t outputs = gated ? kPanelColumns / 2 : kPanelColumns;
+  std::byte* panel = packed.data();
+  for (int64_t p = 0; p < panel_count(weight.rows, gated); ++p) {
+    const int64_t begin = p * outputs;
+    const int64_t count = std::min(outputs, weight.rows - begin);
+    const int64_t columns = ColumnsOf(p, weight.rows, gated);
+    std::vector<std::byte> plain(static_cast<size_t>(columns * row_bytes));
+    CopyRows(weight, begin, count, dtype_, plain.data());
+    if (gated) {
+      CopyRows(*up, begin, count, dtype_, plain.data() + count * row_bytes);
+    }
+    const memory::desc packed_desc = PanelDesc(columns, weight.cols);
+    const memory::desc plain_desc(
+        {weight.cols, columns}, onednn_type_, memory::format_tag::ba);  // [columns, in_dim]
+    memory from(plain_desc, engine_, plain.data());
+    memory to(packed_desc, engine_, panel);
+    dnnl::reorder(from, to).execute(stream, from, to);
+    stream.wait();
+    panel += packed_desc.get_size();
+  }
+}
+
+const std::byte* OneDnnProduct::Gather(Worker& worker,
+                                       const ProductInput& input,
+                                       int64_t in_dim) const {
+  if (input.ids == nullptr && input.row_stride == in_dim && x_dtype_ == dtype_) {
+    return input.data;
+  }
+  const auto element_bytes = static_cast<int64_t>(spec::SizeOf(dtype_));
+  const auto x_element_bytes = static_cast<int64_t>(spec::SizeOf(x_dtype_));
+  worker.rows.resize(std::max<size_t>(worker.rows.size(), kRowBlock * in_dim * element_bytes));
+  for (int64_t row = 0; row < input.rows; ++row) {
+    const int64_t from = input.ids != nullptr ? input.ids[row] : row;
+    std::byte* to = worker.rows.data() + row * in_dim * element_bytes;
+    const std::byte* x = input.data + from * input.row_stride * x_element_bytes;
+    if (x_dtype_ == dtype_) {
+      std::memcpy(to, x, in_dim * element_bytes);
+    } else {
+      WidenRow(x, x_dtype_, in_dim, reinterpret_cast<float*>(to));
+    }
+  }
+  return worker.rows.data();
+}
+
+void OneDnnProduct::Run(int worker_index,
+                        const ProductInput& input,
+                        const ProductWeight& weight,
+                        PanelRange panels,
+                        const ProductOutput& output) {
+  ZP_CHECK(input.rows <= kRowBlock) << input.rows;
+  omp_set_num_threads(1);  // of this worker's thread: oneDNN must not start threads of its own
+  Worker& worker = *workers_[worker_index];
+  const std::byte* x = Gather(worker, input, weight.in_dim);
+  const int64_t outputs = weight.gated ? kPanelColumns / 2 : kPanelColumns;
+  const size_t panel_bytes = panels.begin + 1 < panels.end || panels.begin > 0
+                                 ? PanelDesc(kPanelColumns, weight.in_dim).get_size()
+                                 : 0;
+  for (int64_t p = panels.begin; p < panels.end; ++p) {
+    const int64_t columns = ColumnsOf(p, weight.out_dim, weight.gated);
+    const auto [entry, is_new] =
+        worker.primitives.try_emplace(PrimitiveKey{input.rows, columns, weight.in_dim});
+    Primitive& primitive = entry->second;
+    if (is_new) {
+      const auto description = Describe(RowMajor(input.rows, weight.in_dim, onednn_type_),
+                                        PanelDesc(columns, weight.in_dim),
+                                        engine_);
+      primitive.matmul = dnnl::matmul(description);
+      primitive.x = memory(description.src_desc(), engine_, nullptr);
+      primitive.weight = memory(description.weights_desc(), engine_, nullptr);
+      primitive.y = memory(description.dst_desc(), engine_, worker.sums.data());
+    }
+    // oneDNN takes no pointer to const, but only reads its sources.
+    primitive.x.set_data_handle(const_cast<std::byte*>(x));
+    primitive.weight.set_data_handle(const_cast<std::byte*>(weight.data) +
+                                     static_cast<size_t>(p) * panel_bytes);
+    primitive.matmul.execute(worker.stream,
+                             {{DNNL_ARG_SRC, primitive.x},
+                              {DNNL_ARG_WEIGHTS, primitive.weight},
+                              {DNNL_ARG_DST, primitive.y}});
+    FinishRows(worker.sums.data(),
+               input.rows,
+               columns,
+               std::min(outputs, weight.out_dim - p * outputs),
+               p * outputs,
+               weight.gated,
+               output);
+  }
+}
+
+}  // namespace zp::ops::cpu
