@@ -1,0 +1,260 @@
+#include "scheduler/scheduler.h"
+
+#include <future>
+#include <memory>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "scheduler/fake_engine.h"
+
+namespace zp::scheduler {
+namespace {
+
+using protocol::TokenId;
+using protocol::Work;
+using protocol::WorkResult;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+using Answer = absl::StatusOr<WorkResult>;
+
+// Tokens differ from work to work, so that nothing is shared unless a test wants it.
+Work MakeWork(const std::string& id, int token_count, TokenId first_token = 0) {
+  static TokenId next_token = 1000;
+  protocol::Sequence sequence;
+  for (int i = 0; i < token_count; ++i) {
+    sequence.tokens.push_back(next_token++);
+  }
+  if (first_token != 0) {
+    sequence.tokens[0] = first_token;
+  }
+  return {.request_id = id, .sequences = {std::move(sequence)}};
+}
+
+std::future<Answer> Submit(Scheduler& scheduler, Work work, std::stop_token cancel = {}) {
+  auto promise = std::make_shared<std::promise<Answer>>();
+  const absl::Status status =
+      scheduler.Submit(std::move(work), std::move(cancel), [promise](Answer answer) {
+        promise->set_value(std::move(answer));
+      });
+  EXPECT_TRUE(status.ok()) << status;
+  return promise->get_future();
+}
+
+absl::Status SubmitStatus(Scheduler& scheduler, Work work) {
+  return scheduler.Submit(
+      std::move(work), {}, [](const Answer&) { ADD_FAILURE() << "a refused work was answered"; });
+}
+
+// Starts a pass that lasts until the engine is let go, so that what follows gathers in the queue.
+std::future<Answer> OccupyEngine(FakeEngine& engine, Scheduler& scheduler) {
+  engine.Hold();
+  std::future<Answer> answer = Submit(scheduler, MakeWork("first", 1));
+  engine.WaitForBatches(1);
+  return answer;
+}
+
+TEST(Scheduler, AnswersAWorkWithItsOwnResult) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {});
+  const Work work = MakeWork("a", 3);
+  const float expected = FakeEngine::AnswerOf(work.sequences[0]);
+  const Answer answer = Submit(scheduler, work).get();
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->sequences[0].pooled[0], expected);
+  EXPECT_GE(answer->usage.queue_seconds, 0);
+  EXPECT_GT(answer->usage.compute_seconds, 0);
+}
+
+TEST(Scheduler, GathersTheNextBatchWhileOneRuns) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {});
+  OccupyEngine(engine, scheduler);
+  std::future<Answer> b = Submit(scheduler, MakeWork("b", 5));
+  std::future<Answer> c = Submit(scheduler, MakeWork("c", 5));
+  engine.LetGo();
+  EXPECT_TRUE(b.get().ok());
+  EXPECT_TRUE(c.get().ok());
+  EXPECT_THAT(engine.batches(), ElementsAre(ElementsAre("first"), ElementsAre("b", "c")));
+}
+
+TEST(Scheduler, NeverExceedsTheBatchLimitAndKeepsTheOrder) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {.max_batch_tokens = 100});
+  OccupyEngine(engine, scheduler);
+  Submit(scheduler, MakeWork("a", 60));
+  Submit(scheduler, MakeWork("b", 60));
+  Submit(scheduler, MakeWork("c", 40));
+  std::future<Answer> last = Submit(scheduler, MakeWork("d", 1));
+  engine.LetGo();
+  EXPECT_TRUE(last.get().ok());
+  EXPECT_THAT(
+      engine.batches(),
+      ElementsAre(ElementsAre("first"), ElementsAre("a"), ElementsAre("b", "c"), ElementsAre("d")));
+}
+
+TEST(Scheduler, FillsABatchByDistinctTokens) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {.max_batch_tokens = 100});
+  OccupyEngine(engine, scheduler);
+  Work work = MakeWork("a", 64);
+  Submit(scheduler, work);
+  Submit(scheduler, work);
+  std::future<Answer> last = Submit(scheduler, work);
+  engine.LetGo();
+  EXPECT_TRUE(last.get().ok());
+  EXPECT_THAT(engine.batches(), ElementsAre(ElementsAre("first"), ElementsAre("a", "a", "a")));
+}
+
+TEST(Scheduler, RunsASequenceLargerThanABatchAlone) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {.max_batch_tokens = 100, .max_sequence_tokens = 500});
+  OccupyEngine(engine, scheduler);
+  Submit(scheduler, MakeWork("small", 10));
+  Submit(scheduler, MakeWork("large", 400));
+  std::future<Answer> last = Submit(scheduler, MakeWork("small too", 10));
+  engine.LetGo();
+  EXPECT_TRUE(last.get().ok());
+  EXPECT_THAT(engine.batches(),
+              ElementsAre(ElementsAre("first"),
+                          ElementsAre("small"),
+                          ElementsAre("large"),
+                          ElementsAre("small too")));
+}
+
+TEST(Scheduler, ServesAWorkLargerThanABatchOverSeveralPasses) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {.max_batch_tokens = 100});
+  Work work{.request_id = "a"};
+  for (int i = 0; i < 10; ++i) {
+    work.sequences.push_back(MakeWork("", 40).sequences[0]);
+  }
+  const Answer answer = Submit(scheduler, work).get();
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  ASSERT_EQ(answer->sequences.size(), 10u);
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_EQ(answer->sequences[i].pooled[0], FakeEngine::AnswerOf(work.sequences[i]));
+  }
+  EXPECT_EQ(engine.batches().size(), 5u);
+}
+
+TEST(Scheduler, RefusesASequenceThatCanNeverFitAndNamesTheLimit) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {.max_sequence_tokens = 500});
+  const absl::Status status = SubmitStatus(scheduler, MakeWork("a", 501));
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(base::MessageOf(status), HasSubstr("501"));
+  EXPECT_THAT(base::MessageOf(status), HasSubstr("limit of 500"));
+}
+
+TEST(Scheduler, RefusesWhatTheEngineWouldRefuse) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {});
+  const absl::Status status = SubmitStatus(scheduler, MakeWork("a", 3, FakeEngine::kInvalidToken));
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(engine.batches().empty());
+}
+
+TEST(Scheduler, RefusesWhenTheQueueIsFullAndSaysWhenToComeAgain) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {.max_queue_tokens = 100});
+  std::future<Answer> first = OccupyEngine(engine, scheduler);
+  std::future<Answer> waiting = Submit(scheduler, MakeWork("a", 90));
+  EXPECT_GT(scheduler.backlog_seconds(), 0);
+  const absl::Status status = SubmitStatus(scheduler, MakeWork("b", 11));
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(base::MessageOf(status), HasSubstr("90 tokens wait"));
+  EXPECT_THAT(base::MessageOf(status), HasSubstr("the limit is 100"));
+  engine.LetGo();
+  EXPECT_TRUE(first.get().ok());
+  EXPECT_TRUE(waiting.get().ok());
+  EXPECT_TRUE(Submit(scheduler, MakeWork("c", 11)).get().ok());
+}
+
+TEST(Scheduler, FailureOfOneWorkStaysItsOwn) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {});
+  OccupyEngine(engine, scheduler);
+  std::future<Answer> good = Submit(scheduler, MakeWork("a", 3));
+  std::future<Answer> bad = Submit(scheduler, MakeWork("b", 3, FakeEngine::kPoisonToken));
+  std::future<Answer> good_too = Submit(scheduler, MakeWork("c", 3));
+  engine.LetGo();
+  EXPECT_TRUE(good.get().ok());
+  EXPECT_EQ(bad.get().status().code(), absl::StatusCode::kInternal);
+  EXPECT_TRUE(good_too.get().ok());
+}
+
+TEST(Scheduler, DropsCancelledWorkBeforeItCostsCompute) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {});
+  OccupyEngine(engine, scheduler);
+  std::stop_source client;
+  std::future<Answer> cancelled = Submit(scheduler, MakeWork("a", 3), client.get_token());
+  std::future<Answer> kept = Submit(scheduler, MakeWork("b", 3));
+  client.request_stop();
+  engine.LetGo();
+  EXPECT_EQ(cancelled.get().status().code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(kept.get().ok());
+  EXPECT_THAT(engine.batches(), ElementsAre(ElementsAre("first"), ElementsAre("b")));
+}
+
+TEST(Scheduler, AnswersARunningWorkThoughItsClientLeft) {
+  FakeEngine engine;
+  engine.Hold();
+  Scheduler scheduler(engine, {});
+  std::stop_source client;
+  std::future<Answer> answer = Submit(scheduler, MakeWork("a", 3), client.get_token());
+  engine.WaitForBatches(1);
+  client.request_stop();
+  engine.LetGo();
+  EXPECT_TRUE(answer.get().ok());
+}
+
+TEST(Scheduler, AnswersAllThatWaitsWhenItIsDestroyed) {
+  FakeEngine engine;
+  std::future<Answer> running;
+  std::future<Answer> waiting;
+  {
+    Scheduler scheduler(engine, {});
+    running = OccupyEngine(engine, scheduler);
+    waiting = Submit(scheduler, MakeWork("a", 3));
+    EXPECT_FALSE(scheduler.Drain(std::chrono::steady_clock::now()));
+    engine.LetGo();
+  }
+  EXPECT_TRUE(running.get().ok());
+  // The pass may have ended before the destructor stopped the loop.
+  const Answer answer = waiting.get();
+  EXPECT_TRUE(answer.ok() || answer.status().code() == absl::StatusCode::kUnavailable);
+}
+
+TEST(Scheduler, DrainClosesTheGateAndWaitsForTheRest) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {});
+  std::future<Answer> running = OccupyEngine(engine, scheduler);
+  std::future<Answer> waiting = Submit(scheduler, MakeWork("a", 3));
+  EXPECT_FALSE(scheduler.Drain(std::chrono::steady_clock::now() + std::chrono::milliseconds(5)));
+  EXPECT_EQ(SubmitStatus(scheduler, MakeWork("b", 3)).code(), absl::StatusCode::kUnavailable);
+  engine.LetGo();
+  EXPECT_TRUE(scheduler.Drain(std::chrono::steady_clock::now() + std::chrono::minutes(1)));
+  EXPECT_TRUE(running.get().ok());
+  EXPECT_TRUE(waiting.get().ok());
+  EXPECT_EQ(scheduler.backlog_seconds(), 0);
+}
+
+TEST(Scheduler, AnswerMaySubmitTheNextWork) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {});
+  std::promise<Answer> second;
+  const Work next = MakeWork("b", 2);
+  const absl::Status status = scheduler.Submit(MakeWork("a", 2), {}, [&](const Answer&) {
+    EXPECT_TRUE(
+        scheduler.Submit(next, {}, [&](Answer answer) { second.set_value(std::move(answer)); })
+            .ok());
+  });
+  ASSERT_TRUE(status.ok());
+  EXPECT_TRUE(second.get_future().get().ok());
+}
+
+}  // namespace
+}  // namespace zp::scheduler
