@@ -1,0 +1,92 @@
+#include "gateway/errors.h"
+
+#include "absl/strings/cord.h"
+#include "boost/json/object.hpp"
+#include "fmt/format.h"
+#include "gateway/json_text.h"
+
+namespace zp::gateway {
+namespace {
+
+namespace json = boost::json;
+
+constexpr char kFieldPayload[] = "zeroprefill/field";
+constexpr char kRetryAfterSeconds[] = "1";
+
+struct CodeRow {
+  absl::StatusCode code;
+  int http_status;
+  std::string_view name;
+};
+
+constexpr CodeRow kCodes[] = {
+    {absl::StatusCode::kInvalidArgument, 400, "invalid_argument"},
+    {absl::StatusCode::kOutOfRange, 400, "out_of_range"},
+    {absl::StatusCode::kNotFound, 404, "not_found"},
+    {absl::StatusCode::kResourceExhausted, 429, "resource_exhausted"},
+    {absl::StatusCode::kCancelled, 499, "cancelled"},
+    {absl::StatusCode::kInternal, 500, "internal"},
+    {absl::StatusCode::kUnimplemented, 501, "unimplemented"},
+    {absl::StatusCode::kUnavailable, 503, "unavailable"},
+    {absl::StatusCode::kDeadlineExceeded, 504, "deadline_exceeded"},
+};
+
+const CodeRow& RowOf(absl::StatusCode code) {
+  static constexpr CodeRow kUnknown = {absl::StatusCode::kUnknown, 500, "internal"};
+  for (const CodeRow& row : kCodes) {
+    if (row.code == code) {
+      return row;
+    }
+  }
+  return kUnknown;
+}
+
+std::string_view TypeOf(int http_status) {
+  if (http_status == 429) {
+    return "rate_limit_error";
+  }
+  if (http_status == 404) {
+    return "not_found_error";
+  }
+  return http_status >= 500 ? "server_error" : "invalid_request_error";
+}
+
+Response MakeResponse(int http_status,
+                      std::string_view code,
+                      std::string_view message,
+                      const json::value& field) {
+  const json::object error = {{"message", ToValidUtf8(message)},
+                              {"type", TypeOf(http_status)},
+                              {"param", field},
+                              {"code", code}};
+  Response response{.status = http_status, .body = WriteJson(json::object{{"error", error}})};
+  if (http_status == 429 || http_status == 503) {
+    response.headers.emplace_back("Retry-After", kRetryAfterSeconds);
+  }
+  return response;
+}
+
+}  // namespace
+
+absl::Status FieldError(std::string_view field, std::string_view problem) {
+  absl::Status status = absl::InvalidArgumentError(fmt::format("{} {}", field, problem));
+  status.SetPayload(kFieldPayload, absl::Cord(std::string(field)));
+  return status;
+}
+
+int HttpStatusOf(absl::StatusCode code) { return RowOf(code).http_status; }
+
+Response ErrorResponse(const absl::Status& status) {
+  const CodeRow& row = RowOf(status.code());
+  json::value field = nullptr;
+  if (const auto payload = status.GetPayload(kFieldPayload); payload.has_value()) {
+    field = ToValidUtf8(std::string(*payload));
+  }
+  return MakeResponse(row.http_status, row.name, base::MessageOf(status), field);
+}
+
+Response ErrorResponse(int http_status, std::string_view code, std::string_view message) {
+  return MakeResponse(http_status, code, message, nullptr);
+}
+
+}  // namespace zp::gateway
