@@ -1,0 +1,15 @@
+#include "apps/bench.h"
+
+#include "apps/bench_forward.h"
+#include "apps/bench_sharing.h"
+
+namespace zp::apps {
+
+void AddBenchCommand(CLI::App& app) {
+  CLI::App* bench = app.add_subcommand("bench", "Measure this machine and this build");
+  bench->require_subcommand(1);
+  AddBenchForwardCommand(*bench);
+  AddBenchSharingCommand(*bench);
+}
+
+}  // namespace zp::apps

@@ -1,0 +1,21 @@
+// The one binary: subcommands that compose the rooms below.
+#include "CLI/CLI.hpp"
+#include "apps/bench.h"
+#include "apps/demo.h"
+#include "apps/inspect.h"
+#include "apps/score.h"
+#include "apps/serve.h"
+#include "apps/synth.h"
+
+int main(int argc, char** argv) {
+  CLI::App app("ZeroPrefill: prefill-only serving of Mixture-of-Experts language models");
+  app.require_subcommand(1);
+  zp::apps::AddBenchCommand(app);
+  zp::apps::AddDemoCommand(app);
+  zp::apps::AddInspectCommand(app);
+  zp::apps::AddScoreCommand(app);
+  zp::apps::AddServeCommand(app);
+  zp::apps::AddSynthCommand(app);
+  CLI11_PARSE(app, argc, argv);
+  return 0;
+}
