@@ -48,7 +48,8 @@ def out_of_fold_predictions(task, features, labels):
     fold_of_row = numpy.random.default_rng(7).integers(FOLDS, size=len(labels))
     for fold in range(FOLDS):
         seen, unseen = fold_of_row != fold, fold_of_row == fold
-        predictions[unseen] = fit(task, features[seen], labels[seen]).predict_proba(features[unseen])
+        model = fit(task, features[seen], labels[seen])
+        predictions[unseen] = model.predict_proba(features[unseen])
     return predictions
 
 

@@ -14,6 +14,8 @@ embedding initialisation) and HELDOUT/TASK.jsonl; every line is {"task","text","
 
 import argparse
 import email
+import email.errors
+import email.header
 import email.policy
 import hashlib
 import html
@@ -251,10 +253,11 @@ def mail_text(raw):
     parts = [part for part in message.walk() if part.get_content_maintype() == "text"]
     parts.sort(key=lambda part: part.get_content_subtype() != "plain")
     body = part_text(parts[0]) if parts else ""
+    encoded_subject = message["Subject"] or ""
     try:
-        subject = str(email.header.make_header(email.header.decode_header(message["Subject"] or "")))
+        subject = str(email.header.make_header(email.header.decode_header(encoded_subject)))
     except (LookupError, UnicodeError, ValueError, email.errors.HeaderParseError):
-        subject = str(message["Subject"])
+        subject = str(encoded_subject)
     subject, body = (one_line(mask_personal(text)) for text in (subject, body))
     return cut("spam", f"{subject}\n{body}".encode("utf-8", "replace").decode())
 

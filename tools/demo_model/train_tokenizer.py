@@ -14,7 +14,7 @@ import pathlib
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from tasks import TASKS, all_labels
+from tasks import TASKS, all_labels, prompt
 
 VOCABULARY_SIZE = 16384
 LABEL_REPEATS = 20000
@@ -57,12 +57,9 @@ def training_texts(path):
 def check_labels(tokenizer):
     """A label must stay its own single token right after its prompt."""
     for name, task in TASKS.items():
-        start = tokenizer.encode(task["template"].replace("{text}", "Some text.")).ids
+        start = prompt(name, "Some text.")
         for label in task["labels"]:
-            whole = tokenizer.encode(
-                task["template"].replace("{text}", "Some text.") + label
-            ).ids
-            if whole[:-1] != start:
+            if tokenizer.encode(start + label).ids[:-1] != tokenizer.encode(start).ids:
                 raise SystemExit(f"label {label!r} of task {name} is not one token")
 
 
@@ -75,7 +72,8 @@ def main():
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(training_texts(options.work / "data" / "plain_text.jsonl"), trainer)
+    texts = training_texts(options.work / "data" / "plain_text.jsonl")
+    tokenizer.train_from_iterator(texts, trainer)
     check_labels(tokenizer)
     folder = options.work / "model"
     folder.mkdir(parents=True, exist_ok=True)
