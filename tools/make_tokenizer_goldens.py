@@ -89,10 +89,10 @@ def golden_texts(shared, lists, tokenizer_paths):
     added = []
     for path in tokenizer_paths:
         added += [token["content"] for token in json.load(open(path))["added_tokens"]][-12:]
-    texts = list(tokenizer_texts.awkward(90, added))
+    texts = list(tokenizer_texts.awkward(50, added))
     for kind in (tokenizer_texts.corpora(shared), tokenizer_texts.workloads(shared, 20), tokenizer_texts.source_code(20)):
-        texts += random.Random(tokenizer_texts.SEED).sample([text[:500] for text in kind], 12)
-    texts += [text[:120] for text in tokenizer_texts.translations(lists, 2)]
+        texts += random.Random(tokenizer_texts.SEED).sample([text[:240] for text in kind], 8)
+    texts += [text[:100] for text in tokenizer_texts.translations(lists, 1)]
     texts += [b"a <mask> b<tail>  c <both>\n d<ma>", b"word wordy word. sword", "caf\u00e9! cafe\u0301! CAFÉ!".encode(), b"a_b __c==d=== ``x`` 12 345", b"    x     y"]
     return texts
 

@@ -139,9 +139,7 @@ void BpeModel::PrepareByteLevel() {
   byte_tokens_ = tokens;
 }
 
-void BpeModel::Encode(std::string_view word,
-                      WordCache& cache,
-                      std::vector<TokenId>& out) const {
+void BpeModel::Encode(std::string_view word, WordCache& cache, std::vector<TokenId>& out) const {
   if (word.size() > WordCache::kMaxWordBytes) {
     EncodeUncached(word, out);
     return;

@@ -66,8 +66,8 @@ class StripDecoder : public DecoderStep {
     for (int64_t i = 0; i < start_ && token.substr(0, size) == content_; ++i) {
       token.remove_prefix(size);
     }
-    for (int64_t i = 0; i < stop_ && token.size() >= size &&
-                        token.substr(token.size() - size) == content_;
+    for (int64_t i = 0;
+         i < stop_ && token.size() >= size && token.substr(token.size() - size) == content_;
          ++i) {
       token.remove_suffix(size);
     }

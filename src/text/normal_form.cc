@@ -74,9 +74,7 @@ class StableStarters {
     // Whatever ends a decomposition may join with what stands before it.
     for (int i = 1; i < count; ++i) Remove(static_cast<char32_t>(parts[static_cast<size_t>(i)]));
     const utf8proc_ssize_t composed = utf8proc_normalize_utf32(
-        parts.data(),
-        count,
-        static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
+        parts.data(), count, static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
     if (composed != 1 || parts[0] != static_cast<utf8proc_int32_t>(c)) Remove(c);
   }
 
@@ -122,9 +120,7 @@ void AppendNormalized(std::string_view region, NormalForm form, std::string& out
   auto count = static_cast<utf8proc_ssize_t>(chars.size());
   if (Composes(form) && count > 0) {
     count = utf8proc_normalize_utf32(
-        chars.data(),
-        count,
-        static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
+        chars.data(), count, static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
   }
   for (utf8proc_ssize_t i = 0; i < count; ++i) {
     AppendUtf8(static_cast<char32_t>(chars[static_cast<size_t>(i)]), out);

@@ -125,8 +125,7 @@ class Sequence : public Normalizer {
   std::optional<std::string> Normalize(std::string_view text) const override {
     std::optional<std::string> result;
     for (const NormalizerPtr& step : steps_) {
-      std::optional<std::string> next =
-          step->Normalize(result ? std::string_view(*result) : text);
+      std::optional<std::string> next = step->Normalize(result ? std::string_view(*result) : text);
       if (next) result = std::move(next);
     }
     return result;

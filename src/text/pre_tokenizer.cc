@@ -91,8 +91,7 @@ class SplitStep : public PreTokenizerStep {
 
  private:
   // A match joins what follows it, unless that is a match too: decided from the back.
-  void MergeWithNext(std::string_view piece,
-                     absl::FunctionRef<void(std::string_view)> pass) const {
+  void MergeWithNext(std::string_view piece, absl::FunctionRef<void(std::string_view)> pass) const {
     std::vector<std::pair<std::string_view, bool>> parts;
     pattern_.ForEachPiece(piece, [&](std::string_view part, bool is_match) {
       parts.emplace_back(part, is_match != invert_);
@@ -144,8 +143,8 @@ class MetaspaceStep : public PreTokenizerStep {
         text.push_back(c);
       }
     }
-    const bool prepends = scheme_ == PrependScheme::kAlways ||
-                          (scheme_ == PrependScheme::kFirst && at_start);
+    const bool prepends =
+        scheme_ == PrependScheme::kAlways || (scheme_ == PrependScheme::kFirst && at_start);
     const bool begins = std::string_view(text).substr(0, replacement_.size()) == replacement_;
     if (prepends && !begins) text.insert(0, replacement_);
     sink(text, at_start);

@@ -2,8 +2,8 @@
 // one.
 //
 // Split, Digits, Punctuation, WhitespaceSplit, Metaspace, ByteLevel and Sequence; any other is
-// Unimplemented. ByteLevel's byte alphabet is not spelled out: words stay the bytes of the text, and
-// byte_level() tells the model so. Thread safety: immutable after Parse.
+// Unimplemented. ByteLevel's byte alphabet is not spelled out: words stay the bytes of the text,
+// and byte_level() tells the model so. Thread safety: immutable after Parse.
 #pragma once
 
 #include <memory>

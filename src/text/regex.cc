@@ -116,9 +116,8 @@ class RegexCompiler {
   }
 
   static absl::Status TooLarge() {
-    return absl::InvalidArgumentError(fmt::format("regex: needs more than {} steps or {} classes",
-                                                  kMaxInstructions,
-                                                  kMaxClasses));
+    return absl::InvalidArgumentError(fmt::format(
+        "regex: needs more than {} steps or {} classes", kMaxInstructions, kMaxClasses));
   }
 
   absl::Status Emit(const RegexNode& node) {
@@ -448,8 +447,8 @@ void Regex::ForEachPiece(std::string_view subject, PieceVisitor visit) const {
   if (subject.empty()) return;
   RegexMatcher matcher(*this, subject);
   const char* const end = subject.data() + subject.size();
-  const char* covered = subject.data();    // everything before has been visited
-  const char* last_match_end = nullptr;    // an empty match may not follow a match
+  const char* covered = subject.data();  // everything before has been visited
+  const char* last_match_end = nullptr;  // an empty match may not follow a match
   for (const char* at = subject.data();;) {
     const char* match_end = matcher.MatchAt(at);
     if (match_end != nullptr && (match_end != at || match_end != last_match_end)) {

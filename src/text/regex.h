@@ -31,8 +31,8 @@ class Regex {
   // Matches `text` itself. REQUIRES: valid UTF-8.
   static absl::StatusOr<Regex> Literal(std::string_view text);
 
-  // Calls `visit` for the pieces of `subject` in order: matches, and what lies between them. Together
-  // they cover it. REQUIRES: valid UTF-8.
+  // Calls `visit` for the pieces of `subject` in order: matches, and what lies between them.
+  // Together they cover it. REQUIRES: valid UTF-8.
   //
   // Work is bounded by kStepsPerByte * size (plus a constant): a pattern that backtracks beyond
   // that finds no more matches.
@@ -44,14 +44,14 @@ class Regex {
   friend class RegexMatcher;
 
   enum class Op : uint8_t {
-    kRepeat,       // class_index, min, max, mode: a run of characters of one class
-    kSplit,        // go on at the next instruction; if that fails at `target`
-    kSplitLazy,    // the other way round
-    kJump,         // to target
-    kLookAhead,    // the program up to its kEnd must match here (or not: negated); on to target
-    kLookBehind,   // the character before belongs to class_index (or not: negated)
-    kAtomic,       // matches the program up to its kEnd and never reconsiders; on to target
-    kAssert,       // a place: anchor
+    kRepeat,      // class_index, min, max, mode: a run of characters of one class
+    kSplit,       // go on at the next instruction; if that fails at `target`
+    kSplitLazy,   // the other way round
+    kJump,        // to target
+    kLookAhead,   // the program up to its kEnd must match here (or not: negated); on to target
+    kLookBehind,  // the character before belongs to class_index (or not: negated)
+    kAtomic,      // matches the program up to its kEnd and never reconsiders; on to target
+    kAssert,      // a place: anchor
     kEnd,
   };
   enum class Mode : uint8_t { kGreedy, kLazy, kPossessive };

@@ -1,8 +1,9 @@
-// Encodes a file of texts; the half of tools/compare_tokenizers.py and tools/bench_tokenizer.py that
-// is written in C++.
+// Encodes a file of texts; the half of tools/compare_tokenizers.py and tools/bench_tokenizer.py
+// that is written in C++.
 //
 //   text_encode TOKENIZER TEXTS TOKENS   writes the tokens of every text
-//   text_encode TOKENIZER TEXTS          for every line on standard input encodes all texts once and
+//   text_encode TOKENIZER TEXTS          for every line on standard input encodes all texts once
+//   and
 //                                        prints "seconds token_count"
 //
 // TEXTS holds records of a 32-bit length and as many bytes; TOKENS of a 32-bit count and as many
@@ -88,6 +89,4 @@ int Main(int argument_count, char** arguments) {
 }  // namespace
 }  // namespace zp::text
 
-int main(int argument_count, char** arguments) {
-  return zp::text::Main(argument_count, arguments);
-}
+int main(int argument_count, char** arguments) { return zp::text::Main(argument_count, arguments); }

@@ -1,6 +1,6 @@
-// General categories that Unicode 16 added to Unicode 14, or changed (U+1171E). Debian 12's utf8proc
-// knows Unicode 15 and its PCRE2 Unicode 14, but the regex engine inside `tokenizers` knows 16.
-// Read off that engine by splitting every code point by \p{category}; checked by
+// General categories that Unicode 16 added to Unicode 14, or changed (U+1171E). Debian 12's
+// utf8proc knows Unicode 15 and its PCRE2 Unicode 14, but the regex engine inside `tokenizers`
+// knows 16. Read off that engine by splitting every code point by \p{category}; checked by
 // tools/compare_tokenizers.py, whose texts hold every code point.
 #pragma once
 
