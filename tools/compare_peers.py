@@ -6,7 +6,7 @@ other, for several rounds; each round starts with another engine, so that slow d
 machine's clock touches all alike. Prints one JSON line: tokens/s of each engine (median and range
 over the rounds), the ratio ours/peer, and the share of the bf16 peak that each one reached.
 
-    tools/compare_peers.py --ours build/release/src/apps/zeroprefill \\
+    tools/compare_peers.py --ours build/release/zeroprefill \\
         'llama.cpp=llama-bench -m qwen3-30b-a3b-4l.gguf -t 2 -p 2048 -n 0 -b 2048 -ub 2048 -r 1'
 
 Every engine's share is its tokens/s times the floating-point operations per token of our own

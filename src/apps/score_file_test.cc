@@ -38,6 +38,7 @@ class ScoreFileTest : public testing::Test {
         testing::TempDir() + testing::UnitTest::GetInstance()->current_test_info()->name();
     options_.input_path = stem + ".in.jsonl";
     options_.output_path = stem + ".out.jsonl";
+    std::filesystem::remove(options_.input_path);
     std::filesystem::remove(options_.output_path);
   }
 

@@ -98,7 +98,7 @@ TEST(Regex, SplitsAsTheJudgeDoesOnThePatternsOfKnownTokenizers) {
   }
 }
 
-// Alternations, groups and repeats put together at random; never a repeat of what may be empty.
+// Alternations, groups and repeats put together at random.
 std::string RandomPattern(std::mt19937& random, int depth) {
   static const std::vector<std::string> atoms = {"a",
                                                  "b",
@@ -145,6 +145,8 @@ TEST(Regex, SplitsAsTheJudgeDoesOnRandomPatterns) {
     // A last character makes sure that no match is empty, where the two have different manners.
     const std::string pattern = "(?:" + RandomPattern(random, 2) + ")[a-z ]";
     const auto regex = Regex::Compile(pattern);
+    if (absl::IsUnimplemented(regex.status())) continue;  // a repeat of what may match nothing
+    if (absl::IsUnimplemented(regex.status())) continue;  // a repeat of what may be empty
     ASSERT_TRUE(regex.ok()) << pattern << ": " << regex.status();
     for (int j = 0; j < 40; ++j) {
       const std::string text = RandomText(random);

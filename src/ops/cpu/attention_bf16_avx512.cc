@@ -235,63 +235,76 @@ __m512i MaxMagnitude(__m512i largest, __m512i elements) {
   return _mm512_max_epu16(largest, _mm512_and_si512(elements, _mm512_set1_epi16(0x7fff)));
 }
 
-// Writes the K of a whole block; returns the largest magnitudes, by column.
-__m512i WriteBlockKeys(const KvRun& run, size_t column_bytes, int head_dim, std::byte* head) {
+// Writes the K of a run; returns the largest magnitudes, by column.
+__m512i WriteRunKeys(const KvRun& run, size_t column_bytes, int head_dim, std::byte* head) {
+  const auto slots = static_cast<__mmask16>(((1u << run.count) - 1) << run.slot_begin);
   __m512i largest = _mm512_setzero_si512();
   for (int pair = 0; pair < head_dim / 2; pair += 16) {
     const int count = std::min(head_dim / 2 - pair, 16);
-    __m512i rows[16];
-    for (int i = 0; i < 16; ++i) {
-      rows[i] = _mm512_maskz_loadu_epi32(FirstLanes(count), run.k[i] + column_bytes + pair * 4);
-      largest = MaxMagnitude(largest, rows[i]);
+    __m512i rows[16] = {};
+    for (int i = 0; i < run.count; ++i) {
+      rows[run.slot_begin + i] =
+          _mm512_maskz_loadu_epi32(FirstLanes(count), run.k[i] + column_bytes + pair * 4);
+      largest = MaxMagnitude(largest, rows[run.slot_begin + i]);
     }
     Transpose(rows);
     for (int i = 0; i < count; ++i) {
-      _mm512_store_si512(head + (pair + i) * 64, rows[i]);
+      _mm512_mask_store_epi32(head + (pair + i) * 64, slots, rows[i]);
     }
   }
   return largest;
 }
 
 // The same for V.
-__m512i WriteBlockValues(const KvRun& run, size_t column_bytes, int head_dim, std::byte* head) {
+__m512i WriteRunValues(const KvRun& run, size_t column_bytes, int head_dim, std::byte* head) {
   __m512i largest = _mm512_setzero_si512();
-  std::byte* target = head + KeyBytes(head_dim);
-  for (int row = 0; row < kKvBlockTokens; row += 2) {
-    for (int i = 0; i < head_dim; i += kVectorDims) {
-      const __mmask16 columns = FirstLanes(std::min(head_dim - i, kVectorDims));
-      const size_t offset = column_bytes + i * sizeof(uint16_t);
-      const __m512i even =
-          _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(columns, run.v[row] + offset));
-      const __m512i odd =
-          _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(columns, run.v[row + 1] + offset));
-      const __m512i both = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+  const int row_bytes = VectorCount(head_dim) * 64;
+  for (int i = 0; i < run.count;) {
+    const int slot = run.slot_begin + i;
+    const bool has_even = slot % 2 == 0;
+    const bool has_odd = !has_even || i + 1 < run.count;
+    const std::byte* even = run.v[i] + column_bytes;
+    const std::byte* odd = run.v[has_even && has_odd ? i + 1 : i] + column_bytes;
+    const __mmask32 written = (has_even ? 0x55555555u : 0u) | (has_odd ? 0xaaaaaaaau : 0u);
+    std::byte* target = head + KeyBytes(head_dim) + slot / 2 * row_bytes;
+    for (int column = 0; column < head_dim; column += kVectorDims) {
+      const __mmask16 columns = FirstLanes(std::min(head_dim - column, kVectorDims));
+      const __m512i low =
+          _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(columns, even + column * 2));
+      const __m512i high =
+          _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(columns, odd + column * 2));
+      const __m512i both = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
       largest = MaxMagnitude(largest, both);
-      _mm512_store_si512(target, both);
-      target += 64;
+      _mm512_mask_storeu_epi16(target + column * 4, written, both);
     }
+    i += has_even && has_odd ? 2 : 1;
   }
   return largest;
 }
 
-// What is not finite becomes a K of NaN and a V of 0: scores are masked by choice, but a weight of
-// 0 times a V of NaN would reach rows that do not see it.
-void WriteSlot(const uint16_t* k, const uint16_t* v, int head_dim, int slot, std::byte* head) {
-  const auto is_finite = [](uint16_t bits) { return (bits & kInfinityBits) != kInfinityBits; };
-  const bool finite =
-      std::all_of(k, k + head_dim, is_finite) && std::all_of(v, v + head_dim, is_finite);
-  auto* keys = reinterpret_cast<uint32_t*>(head) + slot;
-  for (int i = 0; i < head_dim / 2; ++i) {
-    uint32_t pair = kNaNPair;
-    if (finite) {
-      std::memcpy(&pair, k + 2 * i, sizeof(pair));
+// Positions with a K or V that is not finite get a K of NaN and a V of 0: scores are masked by
+// choice, but a weight of 0 times a V of NaN would reach rows that do not see it.
+void ReplaceNonFinite(const KvRun& run, size_t column_bytes, int head_dim, std::byte* head) {
+  const auto is_finite = [&](const std::byte* row) {
+    const auto* elements = reinterpret_cast<const uint16_t*>(row + column_bytes);
+    return std::all_of(elements, elements + head_dim, [](uint16_t bits) {
+      return (bits & kInfinityBits) != kInfinityBits;
+    });
+  };
+  for (int i = 0; i < run.count; ++i) {
+    if (is_finite(run.k[i]) && is_finite(run.v[i])) {
+      continue;
     }
-    keys[i * kKvBlockTokens] = pair;
-  }
-  auto* values = reinterpret_cast<uint16_t*>(head + KeyBytes(head_dim)) +
-                 slot / 2 * VectorCount(head_dim) * 32 + slot % 2;
-  for (int i = 0; i < head_dim; ++i) {
-    values[i * 2] = finite ? v[i] : uint16_t{0};
+    const int slot = run.slot_begin + i;
+    auto* keys = reinterpret_cast<uint32_t*>(head) + slot;
+    for (int pair = 0; pair < head_dim / 2; ++pair) {
+      keys[pair * kKvBlockTokens] = kNaNPair;
+    }
+    auto* values = reinterpret_cast<uint16_t*>(head + KeyBytes(head_dim)) +
+                   slot / 2 * VectorCount(head_dim) * 32 + slot % 2;
+    for (int column = 0; column < head_dim; ++column) {
+      values[column * 2] = 0;
+    }
   }
 }
 
@@ -305,17 +318,10 @@ class Bf16Kernel final : public TileKernel {
                 size_t column_bytes,
                 int head_dim,
                 std::byte* head) const override {
-    if (run.count == kKvBlockTokens &&
-        !HasNonFinite(_mm512_max_epu16(WriteBlockKeys(run, column_bytes, head_dim, head),
-                                       WriteBlockValues(run, column_bytes, head_dim, head)))) {
-      return;
-    }
-    for (int i = 0; i < run.count; ++i) {
-      WriteSlot(reinterpret_cast<const uint16_t*>(run.k[i] + column_bytes),
-                reinterpret_cast<const uint16_t*>(run.v[i] + column_bytes),
-                head_dim,
-                run.slot_begin + i,
-                head);
+    const __m512i largest = _mm512_max_epu16(WriteRunKeys(run, column_bytes, head_dim, head),
+                                             WriteRunValues(run, column_bytes, head_dim, head));
+    if (HasNonFinite(largest)) {
+      ReplaceNonFinite(run, column_bytes, head_dim, head);
     }
   }
 
