@@ -24,10 +24,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tasks import TASKS, prompt
 
 SAMPLE_TEXTS = {"topic": 120, "language": 90, "spam": 60, "sentiment": 60, "relevance": 80}
-UNFIT_MAIL = re.compile(
-    r"(?i)\b(wrote|writes|said|mentioned|from|regards|sincerely)\b"
-    r"|porn|sex|xxx|adult|knicker|lollip|viagra|viapro|vigoral|penis|erect|nude|teen|lesbian|girl"
+UNFIT_TEXT = re.compile(
+    r"(?i)\w@\w|porn|sex|xxx|adult|knicker|lollip|viagra|viapro|vigoral|penis|erect\b|nude|teen"
+    r"|lesbian|girl|slut|nasty|breast|testosterone|fart|ganja"
 )
+QUOTES_PERSON = re.compile(r"(?i)\b(wrote|writes|said|mentioned|spake|from|regards|sincerely)\b")
+SHORT_MAILS = 50  # of each label
 BATCH_TEXTS = 32
 PRECISIONS = {"f32": torch.float32, "bf16": torch.bfloat16}
 
@@ -47,17 +49,21 @@ def read_lines(path):
 
 
 def pick_sample(rows, count):
-    """`count` texts, every label in turn; of mails only short ones that do not quote a named
-    person and that one may show in a demo."""
-    if rows[0]["task"] == "spam":
-        rows = [row for row in rows if not UNFIT_MAIL.search(row["text"])]
-        rows = [row for row in rows if len(row["text"]) < 350]
-    rows = random.Random(7).sample(rows, len(rows))
+    """`count` texts that one may show in a demo, every label in turn; of the mails only short
+    ones that do not quote a named person."""
+    rows = [row for row in rows if not UNFIT_TEXT.search(row["text"])]
     by_label = {label: [] for label in TASKS[rows[0]["task"]]["labels"]}
-    for row in rows:
+    for row in random.Random(7).sample(rows, len(rows)):
         by_label[row["label"]].append(row)
+    if rows[0]["task"] == "spam":
+        by_label = {label: short_mails(mails) for label, mails in by_label.items()}
     in_turn = zip_longest(*by_label.values())
     return [row for turn in in_turn for row in turn if row is not None][:count]
+
+
+def short_mails(mails):
+    anonymous = [mail for mail in mails if not QUOTES_PERSON.search(mail["text"])]
+    return sorted(anonymous, key=lambda mail: len(mail["text"]))[:SHORT_MAILS]
 
 
 class ExpertLoad:
