@@ -102,6 +102,7 @@ absl::Status RunRound(engine::Engine& engine,
   const std::vector<protocol::Work> works =
       RandomPrompts(bench_case, engine.spec().vocab_count, seed);
   std::vector<const protocol::Work*> batch;
+  batch.reserve(works.size());
   for (const protocol::Work& work : works) {
     batch.push_back(&work);
   }

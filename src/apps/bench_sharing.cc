@@ -101,6 +101,7 @@ absl::Status RunSharing(const SharingOptions& options) {
   ZP_ASSIGN_OR_RETURN(const std::vector<protocol::Sequence> sequences,
                       ReadSequences(options.requests == "-" ? std::cin : file, *tokenizer));
   std::vector<const protocol::Sequence*> all;
+  all.reserve(sequences.size());
   for (const protocol::Sequence& sequence : sequences) {
     all.push_back(&sequence);
   }

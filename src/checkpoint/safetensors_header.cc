@@ -147,7 +147,7 @@ class JsonScanner {
       if (digit_value == std::string_view::npos) {
         return Fail("four hexadecimal digits");
       }
-      code_point = code_point * 16 + digit_value;
+      code_point = code_point * 16 + static_cast<uint32_t>(digit_value);
       ++position_;
     }
     AppendUtf8(code_point, value);

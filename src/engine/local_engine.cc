@@ -121,8 +121,7 @@ void LocalEngine::AskRows(const FlatBatch& flat, TokenTrie& trie) const {
     }
   }
   std::ranges::sort(asked);
-  const auto duplicates = std::ranges::unique(asked);
-  asked.erase(duplicates.begin(), duplicates.end());
+  asked.erase(std::unique(asked.begin(), asked.end()), asked.end());
 }
 
 // What each work costs: its own tokens, and those shared rows that it is the first to bring.

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "base/bfloat16.h"
+#include "ops/element.h"
 
 namespace zp::engine {
 namespace {
@@ -121,9 +121,7 @@ std::vector<float> MeanOfRows(ops::ConstMatrix hidden, std::span<const int64_t> 
   std::vector<float> mean(hidden.cols, 0.0f);
   for (const int64_t row : rows) {
     for (int64_t column = 0; column < hidden.cols; ++column) {
-      mean[column] += hidden.dtype == spec::DType::kF32
-                          ? hidden.row<float>(row)[column]
-                          : static_cast<float>(hidden.row<base::BFloat16>(row)[column]);
+      mean[column] += ops::LoadElement(hidden, row, column);
     }
   }
   for (float& value : mean) {

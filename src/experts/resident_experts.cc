@@ -12,6 +12,7 @@ ResidentExperts::ResidentExperts(const std::vector<bool>& layer_has_experts,
     const int32_t count = has_experts ? expert_count : 0;
     memory::Buffer bytes(count * blob_bytes, "experts");
     std::vector<const std::byte*> blobs;
+    blobs.reserve(count);
     for (int32_t expert = 0; expert < count; ++expert) {
       blobs.push_back(bytes.data() + expert * blob_bytes);
     }

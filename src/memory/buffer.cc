@@ -45,8 +45,9 @@ std::byte* MapAligned(size_t mapped_bytes, size_t alignment) {
                        0);
   ZP_CHECK(address != MAP_FAILED) << "out of address space for " << request_bytes << " bytes";
   auto* begin = static_cast<std::byte*>(address);
-  auto* aligned = reinterpret_cast<std::byte*>(RoundUp(reinterpret_cast<size_t>(begin), alignment));
-  const size_t head_bytes = aligned - begin;
+  const auto address_bits = reinterpret_cast<size_t>(begin);
+  const size_t head_bytes = RoundUp(address_bits, alignment) - address_bits;
+  std::byte* const aligned = begin + head_bytes;
   if (head_bytes > 0) {
     munmap(begin, head_bytes);
   }

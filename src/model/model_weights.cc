@@ -1,13 +1,12 @@
 #include "model/model_weights.h"
 
 #include <algorithm>
-#include <cstring>
 #include <mutex>
 #include <utility>
 
-#include "base/bfloat16.h"
 #include "fmt/format.h"
 #include "model/finite.h"
+#include "ops/element.h"
 
 namespace zp::model {
 
@@ -21,16 +20,7 @@ ops::ConstMatrix MatrixOf(const TensorView& tensor) {
 }
 
 float ElementAsFloat(const TensorView& tensor, int64_t index) {
-  switch (tensor.dtype) {
-    case spec::DType::kF32:
-      return reinterpret_cast<const float*>(tensor.bytes.data())[index];
-    case spec::DType::kBf16:
-      return static_cast<float>(
-          reinterpret_cast<const base::BFloat16*>(tensor.bytes.data())[index]);
-    case spec::DType::kF16:
-      return static_cast<float>(reinterpret_cast<const _Float16*>(tensor.bytes.data())[index]);
-  }
-  return 0;
+  return ops::LoadElement(tensor.bytes.data(), tensor.dtype, index);
 }
 
 // The first error of many threads.
