@@ -72,6 +72,7 @@ absl::StatusOr<ModelSpec> FindModelShape(std::string_view name) {
 
 std::vector<std::string> ModelShapeNames() {
   std::vector<std::string> names;
+  names.reserve(std::size(kNamedShapes));
   for (const NamedShape& shape : kNamedShapes) {
     names.emplace_back(shape.name);
   }
