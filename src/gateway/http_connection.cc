@@ -58,6 +58,18 @@ class OpenCount {
   size_t& count_;
 };
 
+// What goes on in a connection once the handler has answered. It refers to the server's executor,
+// so it counts as open until nobody holds it any more: neither the connection nor the handler, on
+// whichever thread.
+template <typename Completion>
+struct AwaitedAnswer {
+  AwaitedAnswer(HttpShared& shared, Completion given)
+      : open(shared.mutex, shared.open_handlers), completion(std::move(given)) {}
+
+  const OpenCount open;  // first, so that it goes last
+  Completion completion;
+};
+
 // This request's part of the memory that all bodies may take together.
 class BodyReservation {
  public:
@@ -236,32 +248,29 @@ class Connection {
   }
 
   asio::awaitable<Response> CallHandler(Request request, std::stop_token cancel) {
-    const OpenCount open(shared_.mutex, shared_.open_handlers);
     co_return co_await asio::async_initiate<const asio::use_awaitable_t<>&, void(Response)>(
         // Arguments, not captures: GCC 12 destroys the captures of such a lambda twice.
         [this](auto completion, auto&& given, auto&& token) {
           // std::function wants a copy, a completion can only be moved.
-          auto shared_completion = std::make_shared<decltype(completion)>(std::move(completion));
+          auto awaited =
+              std::make_shared<AwaitedAnswer<decltype(completion)>>(shared_, std::move(completion));
           shared_.handler(std::forward<decltype(given)>(given),
                           std::forward<decltype(token)>(token),
-                          [shared_completion](Response response) {
-                            Complete(shared_completion, std::move(response));
-                          });
+                          [awaited](Response response) { Complete(awaited, std::move(response)); });
         },
         asio::use_awaitable,
         std::move(request),
         std::move(cancel));
   }
 
-  // Hands the answer to the connection's own thread of execution.
-  template <typename Completion>
-  static void Complete(std::shared_ptr<Completion> completion, Response response) {
-    const auto executor = asio::get_associated_executor(*completion);
-    asio::post(executor,
-               [completion = std::move(completion), response = std::move(response)]() mutable {
-                 auto& complete = *completion;
-                 std::move(complete)(std::move(response));
-               });
+  // Hands the answer to the connection's own thread of execution. The handler's thread drops its
+  // executor here, before it drops its part of `awaited`.
+  template <typename Awaited>
+  static void Complete(std::shared_ptr<Awaited> awaited, Response response) {
+    const auto executor = asio::get_associated_executor(awaited->completion);
+    asio::post(executor, [awaited = std::move(awaited), response = std::move(response)]() mutable {
+      std::move(awaited->completion)(std::move(response));
+    });
   }
 
   // Ends when the client has gone, after asking for a stop. A client that sends its next request

@@ -29,7 +29,8 @@ struct HttpShared {
 
   absl::Mutex mutex;
   size_t open_requests ABSL_GUARDED_BY(mutex) = 0;  // header read, answer not yet written
-  size_t open_handlers ABSL_GUARDED_BY(mutex) = 0;  // given to the handler, not yet answered
+  size_t open_handlers ABSL_GUARDED_BY(mutex) =
+      0;  // answers that a handler or a connection still holds
 };
 
 // Serves `socket` until either side closes it. Never throws.

@@ -136,7 +136,7 @@ size_t HttpServer::Drain(std::chrono::milliseconds deadline) {
 HttpServer::~HttpServer() {
   state_->shared.stop_requests.request_stop();
   {
-    // The handler holds completions that live in our connections; they must come back first.
+    // Answers refer to our executor, on threads that are not ours; they must all be gone first.
     const absl::MutexLock lock(&state_->shared.mutex);
     state_->shared.mutex.Await(absl::Condition(
         +[](size_t* count) { return *count == 0; }, &state_->shared.open_handlers));

@@ -164,7 +164,7 @@ float MaxOf(const float* scores, int visible) {
     max = _mm512_max_ps(max, _mm512_load_ps(scores + v * 16));
   }
   const __mmask16 rest = FirstLanes(visible % 16);
-  max = _mm512_mask_max_ps(max, rest, max, _mm512_load_ps(scores + full * 16));
+  max = _mm512_mask_max_ps(max, rest, max, _mm512_maskz_load_ps(rest, scores + full * 16));
   return _mm512_reduce_max_ps(max);
 }
 
