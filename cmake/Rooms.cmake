@@ -13,6 +13,9 @@ if(ZP_SANITIZE)
   target_compile_options(zp_options INTERFACE -fsanitize=${ZP_SANITIZE} -fno-omit-frame-pointer
     -fno-sanitize-recover=undefined -Wno-maybe-uninitialized)
   target_link_options(zp_options INTERFACE -fsanitize=${ZP_SANITIZE})
+  if(ZP_SANITIZE MATCHES "thread")
+    target_compile_options(zp_options INTERFACE -Wno-tsan)  # Boost.Asio's fences, which it cannot follow
+  endif()
 endif()
 
 function(zp_room)
