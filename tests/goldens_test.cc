@@ -200,10 +200,14 @@ TEST_P(GoldensTest, Bf16LogitsAreNoFurtherOffThanTransformersOwn) {
   const auto passes = RecordPasses(golden_, DType::kBf16);
   std::vector<float> ours, theirs, exact;
   size_t positions = 0;
+  int64_t ours_as_exact = 0, theirs_as_exact = 0;  // most likely tokens over all positions
   for (size_t s = 0; s < golden_.sequences.size(); ++s) {
     const GoldenSequence& sequence = golden_.sequences[s];
     positions += sequence.tokens.size();
     for (size_t token = 0; token < sequence.tokens.size(); ++token) {
+      const size_t best = ArgMax(RowOf(sequence.logits, token, vocab_count()));
+      ours_as_exact += ArgMax(RowOf(logits[s], token, vocab_count())) == best;
+      theirs_as_exact += ArgMax(RowOf(sequence.bf16_logits, token, vocab_count())) == best;
       if (SameExpertsInAllLayers(passes[s], sequence, token)) {
         std::ranges::copy(RowOf(logits[s], token, vocab_count()), std::back_inserter(ours));
         std::ranges::copy(RowOf(sequence.bf16_logits, token, vocab_count()),
@@ -229,14 +233,16 @@ TEST_P(GoldensTest, Bf16LogitsAreNoFurtherOffThanTransformersOwn) {
   EXPECT_GE(static_cast<double>(agreeing), kArgMaxShare * static_cast<double>(clear));
   std::printf(
       "%s: bf16 rms %.5f, transformers' own %.5f, over %zu of %zu positions; the same most "
-      "likely token at %ld of %ld clear ones\n",
+      "likely token at %ld of %ld clear ones, at %ld of all (transformers' own bf16: %ld)\n",
       golden_.name.c_str(),
       RootMeanSquareDifference(ours, exact),
       noise,
       compared,
       positions,
       agreeing,
-      clear);
+      clear,
+      ours_as_exact,
+      theirs_as_exact);
 }
 
 TEST_P(GoldensTest, F32HiddenStatesAreThoseOfTransformers) {

@@ -149,6 +149,9 @@ const json::array* Fields::Array(std::string_view field, size_t max_count) {
 std::vector<std::string_view> Fields::Strings(std::string_view field, size_t max_count) {
   if (const json::value* value = Find(field); value != nullptr && value->is_string()) {
     return {View(value->get_string())};
+  } else if (value != nullptr && !value->is_array()) {
+    Fail(field, "must be a string or an array of strings");
+    return {};
   }
   const json::array* array = Array(field, max_count);
   std::vector<std::string_view> strings;
