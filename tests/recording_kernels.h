@@ -25,6 +25,7 @@ class RecordingKernels : public ops::Kernels {
   void Pack(ops::ConstMatrix weight, std::span<std::byte> packed) const override {
     kernels_->Pack(weight, packed);
   }
+  std::string layout_name() const override { return kernels_->layout_name(); }
   ops::ExpertLayout expert_layout(int64_t model_dim, int64_t expert_dim) const override {
     return kernels_->expert_layout(model_dim, expert_dim);
   }

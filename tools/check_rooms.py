@@ -17,6 +17,7 @@ TIERS = {
     "memory": 1,
     "text": 2,
     "checkpoint": 2,
+    "fabric": 2,
     "ops": 2,
     "protocol": 2,
     "scoring": 3,
@@ -44,6 +45,11 @@ WALLS = {
     "utf8proc": ["text/"],
     "prometheus/": ["base/"],
     "spdlog/": ["base/"],
+    "liburing": ["fabric/"],
+    "ucp/": ["fabric/"],
+    "ucs/": ["fabric/"],
+    "uct/": ["fabric/"],
+    "xxhash": ["base/"],
 }
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')

@@ -5,7 +5,8 @@
 #include <utility>
 
 #include "fmt/format.h"
-#include "model/finite.h"
+#include "model/expert_blob.h"
+#include "model/finite_tensor.h"
 #include "ops/element.h"
 
 namespace zp::model {
@@ -14,14 +15,6 @@ using checkpoint::TensorRole;
 using checkpoint::TensorView;
 
 namespace {
-
-ops::ConstMatrix MatrixOf(const TensorView& tensor) {
-  return {tensor.bytes.data(), tensor.dtype, tensor.shape[0], tensor.shape[1], tensor.shape[1]};
-}
-
-float ElementAsFloat(const TensorView& tensor, int64_t index) {
-  return ops::LoadElement(tensor.bytes.data(), tensor.dtype, index);
-}
 
 // The first error of many threads.
 class FirstError {
@@ -100,8 +93,7 @@ class WeightLoader {
     }
     const std::span<std::byte> blob = NewBuffer(weights_.dense_layout_.bytes);
     out.dense_ffn = blob.data();
-    return PackFfn(
-        {TensorRole::kDenseGate, TensorRole::kDenseUp, TensorRole::kDenseDown}, layer, -1, blob);
+    return PackDenseFfnBlob(checkpoint_, kernels_, layer, blob);
   }
 
   absl::Status LoadExperts() {
@@ -118,35 +110,14 @@ class WeightLoader {
     pool_.ParallelFor(expert_total, [&](int64_t index, int) {
       const int32_t layer = moe_layers[index / spec_.expert_count];
       const auto expert = static_cast<int32_t>(index % spec_.expert_count);
-      error.Record(
-          PackFfn({TensorRole::kExpertGate, TensorRole::kExpertUp, TensorRole::kExpertDown},
-                  layer,
-                  expert,
-                  weights_.experts_->Blob(layer, expert)));
+      error.Record(PackExpertBlob(
+          checkpoint_, kernels_, layer, expert, weights_.experts_->Blob(layer, expert)));
     });
     return error.status();
   }
 
-  struct FfnRoles {
-    TensorRole gate, up, down;
-  };
-
-  absl::Status PackFfn(const FfnRoles& roles,
-                       int32_t layer,
-                       int32_t expert,
-                       std::span<std::byte> blob) const {
-    ZP_ASSIGN_OR_RETURN(const TensorView* gate, FiniteTensor(roles.gate, layer, expert));
-    ZP_ASSIGN_OR_RETURN(const TensorView* up, FiniteTensor(roles.up, layer, expert));
-    ZP_ASSIGN_OR_RETURN(const TensorView* down, FiniteTensor(roles.down, layer, expert));
-    kernels_.PackExpert(MatrixOf(*gate), MatrixOf(*up), MatrixOf(*down), blob);
-    for (const TensorView* tensor : {gate, up, down}) {
-      checkpoint_.Release(*tensor);
-    }
-    return absl::OkStatus();
-  }
-
   absl::StatusOr<ops::PackedWeight> LoadMatrix(TensorRole role, int32_t layer) {
-    ZP_ASSIGN_OR_RETURN(const TensorView* tensor, FiniteTensor(role, layer, -1));
+    ZP_ASSIGN_OR_RETURN(const TensorView* tensor, FiniteTensor(checkpoint_, role, layer));
     const ops::PackedWeight packed = PackMatrix(MatrixOf(*tensor));
     checkpoint_.Release(*tensor);
     return packed;
@@ -154,8 +125,9 @@ class WeightLoader {
 
   // Keys and values come from one product: their rows are stacked.
   absl::StatusOr<ops::PackedWeight> LoadKeyValue(int32_t layer) {
-    ZP_ASSIGN_OR_RETURN(const TensorView* key, FiniteTensor(TensorRole::kKey, layer, -1));
-    ZP_ASSIGN_OR_RETURN(const TensorView* value, FiniteTensor(TensorRole::kValue, layer, -1));
+    ZP_ASSIGN_OR_RETURN(const TensorView* key, FiniteTensor(checkpoint_, TensorRole::kKey, layer));
+    ZP_ASSIGN_OR_RETURN(const TensorView* value,
+                        FiniteTensor(checkpoint_, TensorRole::kValue, layer));
     if (key->dtype != value->dtype) {
       return absl::UnimplementedError(fmt::format(
           "{} is {} but {} is {}: keys and values of one layer must have one number format",
@@ -182,7 +154,7 @@ class WeightLoader {
   }
 
   absl::StatusOr<ops::ConstMatrix> CopyMatrix(TensorRole role) {
-    ZP_ASSIGN_OR_RETURN(const TensorView* tensor, FiniteTensor(role, -1, -1));
+    ZP_ASSIGN_OR_RETURN(const TensorView* tensor, FiniteTensor(checkpoint_, role, -1));
     const std::span<std::byte> bytes = NewBuffer(tensor->bytes.size());
     std::ranges::copy(tensor->bytes, bytes.begin());
     checkpoint_.Release(*tensor);
@@ -191,28 +163,13 @@ class WeightLoader {
   }
 
   absl::StatusOr<std::span<const float>> LoadVector(TensorRole role, int32_t layer = -1) {
-    ZP_ASSIGN_OR_RETURN(const TensorView* tensor, FiniteTensor(role, layer, -1));
+    ZP_ASSIGN_OR_RETURN(const TensorView* tensor, FiniteTensor(checkpoint_, role, layer));
     const int64_t count = tensor->shape[0];
     auto* values = reinterpret_cast<float*>(NewBuffer(count * sizeof(float)).data());
     for (int64_t index = 0; index < count; ++index) {
-      values[index] = ElementAsFloat(*tensor, index);
+      values[index] = ops::LoadElement(tensor->bytes.data(), tensor->dtype, index);
     }
     return std::span<const float>(values, count);
-  }
-
-  absl::StatusOr<const TensorView*> FiniteTensor(TensorRole role,
-                                                 int32_t layer,
-                                                 int32_t expert) const {
-    const TensorView& tensor = checkpoint_.Tensor(role, layer, expert);
-    if (const int64_t index = FirstNonFinite(tensor.bytes, tensor.dtype); index >= 0) {
-      return absl::InvalidArgumentError(
-          fmt::format("tensor {} in {}: element {} is {}, not a finite number",
-                      checkpoint_.TensorName(role, layer, expert),
-                      checkpoint_.directory(),
-                      index,
-                      ElementAsFloat(tensor, index)));
-    }
-    return &tensor;
   }
 
   std::span<std::byte> NewBuffer(size_t size_bytes) {

@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -133,6 +134,9 @@ class Kernels {
   virtual spec::DType activation_dtype() const = 0;
 
   // --- Weights ---
+  // Names the packed form: bytes packed under one name may be read under the same name, on another
+  // machine or day, and under no other.
+  virtual std::string layout_name() const = 0;
   virtual size_t packed_bytes(int64_t out_dim, int64_t in_dim) const = 0;
   // `weight` [out_dim, in_dim], any dtype; `packed` is packed_bytes() long and 64-byte aligned.
   virtual void Pack(ConstMatrix weight, std::span<std::byte> packed) const = 0;

@@ -35,6 +35,10 @@ class CpuKernels final : public Kernels {
   std::string_view name() const override { return name_; }
   spec::DType activation_dtype() const override { return activation_dtype_; }
 
+  std::string layout_name() const override {
+    return fmt::format("{}, panels of {}", product_.layout_name(), product_.panel_columns());
+  }
+
   size_t packed_bytes(int64_t out_dim, int64_t in_dim) const override {
     return product_.packed_bytes(out_dim, in_dim, /*gated=*/false);
   }

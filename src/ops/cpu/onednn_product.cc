@@ -8,6 +8,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "base/check.h"
+#include "fmt/format.h"
 #include "ops/cpu/row_kernels.h"
 #include "ops/element.h"
 
@@ -130,6 +131,17 @@ std::string OneDnnProduct::name() const {
                                     PanelDesc(kPanelColumns, kTypicalInDim),
                                     engine_);
   return std::string("oneDNN ") + description.impl_info_str();
+}
+
+// oneDNN picks its blocked layout by version, instruction set and shape; shapes are the caller's.
+std::string OneDnnProduct::layout_name() const {
+  const dnnl_version_t* version = dnnl_version();
+  return fmt::format("{} by {} {}.{}.{}",
+                     spec::NameOf(dtype_),
+                     name(),
+                     version->major,
+                     version->minor,
+                     version->patch);
 }
 
 int64_t OneDnnProduct::panel_columns() const { return kPanelColumns; }

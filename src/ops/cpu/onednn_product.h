@@ -28,6 +28,7 @@ class OneDnnProduct final : public Product {
   static spec::DType WeightDTypeFor(spec::DType x_dtype);
 
   std::string name() const override;
+  std::string layout_name() const override;
   int64_t panel_columns() const override;
   size_t packed_bytes(int64_t out_dim, int64_t in_dim, bool gated) const override;
   void Pack(const ConstMatrix& weight,

@@ -60,6 +60,8 @@ class Product {
   virtual ~Product() = default;
 
   virtual std::string name() const = 0;
+  // Names the packed form but for the panels' width; see Kernels::layout_name.
+  virtual std::string layout_name() const = 0;
   // Outputs per panel; a gated panel holds half as many of each half.
   virtual int64_t panel_columns() const = 0;
   virtual size_t packed_bytes(int64_t out_dim, int64_t in_dim, bool gated) const = 0;

@@ -103,6 +103,7 @@ LogitAnswer ReduceRow(std::span<const float> logits, const LogitAsk& ask) {
 class ReferenceKernels final : public Kernels {
  public:
   std::string_view name() const override { return "reference/f32"; }
+  std::string layout_name() const override { return "row-major f32"; }
   spec::DType activation_dtype() const override { return spec::DType::kF32; }
 
   size_t packed_bytes(int64_t out_dim, int64_t in_dim) const override {
