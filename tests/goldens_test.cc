@@ -92,7 +92,9 @@ std::unique_ptr<checkpoint::Checkpoint> OpenCheckpoint(const std::string& direct
 // All logits of all positions of every sequence, in one batch, as clients get them.
 std::vector<std::vector<float>> EngineLogits(const GoldenCase& golden, DType dtype) {
   const auto checkpoint = OpenCheckpoint(golden.directory);
-  auto engine = engine::Engine::Create(*checkpoint, {.thread_count = 2, .activation_dtype = dtype});
+  auto host_model = engine::HostModel::Load(*checkpoint, {.activation_dtype = dtype});
+  ZP_CHECK(host_model.ok()) << base::MessageOf(host_model.status());
+  auto engine = engine::Engine::Create(*std::move(host_model), {.thread_count = 2});
   ZP_CHECK(engine.ok()) << base::MessageOf(engine.status());
   std::vector<spec::TokenId> all_tokens((*engine)->spec().vocab_count);
   std::iota(all_tokens.begin(), all_tokens.end(), 0);
@@ -127,9 +129,11 @@ std::vector<RecordedPass> RecordPasses(const GoldenCase& golden, DType dtype) {
   const auto checkpoint = OpenCheckpoint(golden.directory);
   base::ThreadPool pool(2);
   RecordingKernels kernels(*ops::cpu::CreateKernels(dtype, pool));
-  const auto weights = model::ModelWeights::Load(*checkpoint, kernels, pool);
-  ZP_CHECK(weights.ok()) << base::MessageOf(weights.status());
-  model::ForwardPass pass(**weights, kernels, 1024);
+  const auto host_model = engine::HostModel::Load(*checkpoint, {.activation_dtype = dtype});
+  ZP_CHECK(host_model.ok()) << base::MessageOf(host_model.status());
+  const auto experts = (*host_model)->OpenExperts(/*rank=*/0, /*trace=*/nullptr);
+  ZP_CHECK(experts.ok()) << base::MessageOf(experts.status());
+  model::ForwardPass pass((*host_model)->weights(), **experts, kernels, 1024);
   std::vector<RecordedPass> passes;
   for (const GoldenSequence& sequence : golden.sequences) {
     const protocol::Sequence tokens{.tokens = sequence.tokens, .rows = {}};
@@ -139,16 +143,17 @@ std::vector<RecordedPass> RecordPasses(const GoldenCase& golden, DType dtype) {
     std::iota(batch.asked_rows.begin(), batch.asked_rows.end(), 0);
     kernels.routings.clear();
     model::PassProfile profile;
-    const ops::ConstMatrix hidden = pass.Run(batch, profile);
+    profile.Clear((*host_model)->spec().layer_count, /*source_count=*/0);
+    const ops::ConstMatrix hidden = *pass.Run(batch, profile);
     RecordedPass& recorded = passes.emplace_back();
     if (dtype == DType::kF32) {
       recorded.hidden.assign(hidden.row<float>(0), hidden.row<float>(hidden.rows));
     }
     ZP_CHECK(kernels.routings.size() == sequence.routing_by_layer.size())
         << kernels.routings.size();
-    auto experts = kernels.routings.begin();
+    auto routing_of_layer = kernels.routings.begin();
     for (const auto& [layer, routing] : sequence.routing_by_layer) {
-      recorded.experts[layer] = *experts++;
+      recorded.experts[layer] = *routing_of_layer++;
     }
   }
   return passes;

@@ -201,11 +201,14 @@ absl::Status RunForward(const ForwardOptions& options) {
   ZP_ASSIGN_OR_RETURN(const spec::DType dtype, ParseDType(options.dtype));
   const int threads =
       options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
-  ZP_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Engine> engine,
-                      engine::Engine::Create(*checkpoint::CreateSynthetic(spec, options.seed),
-                                             {.thread_count = threads,
-                                              .activation_dtype = dtype,
-                                              .chunk_tokens = options.chunk_tokens}));
+  ZP_ASSIGN_OR_RETURN(
+      std::shared_ptr<const engine::HostModel> host_model,
+      engine::HostModel::Load(*checkpoint::CreateSynthetic(spec, options.seed),
+                              {.activation_dtype = dtype, .thread_count = threads}));
+  ZP_ASSIGN_OR_RETURN(
+      const std::unique_ptr<engine::Engine> engine,
+      engine::Engine::Create(std::move(host_model),
+                             {.thread_count = threads, .chunk_tokens = options.chunk_tokens}));
   std::vector<Case> cases;
   for (const int64_t tokens : options.tokens) {
     for (const int64_t prompt_tokens : options.prompt_tokens) {

@@ -57,9 +57,12 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(const LocalModelOpt
     ZP_ASSIGN_OR_RETURN(const std::unique_ptr<checkpoint::Checkpoint> checkpoint,
                         checkpoint::Checkpoint::Open(options.directory));
     ZP_ASSIGN_OR_RETURN(
+        std::shared_ptr<const engine::HostModel> host_model,
+        engine::HostModel::Load(*checkpoint,
+                                {.activation_dtype = dtype, .thread_count = options.threads}));
+    ZP_ASSIGN_OR_RETURN(
         model->engine_,
-        engine::Engine::Create(*checkpoint,
-                               {.thread_count = options.threads, .activation_dtype = dtype}));
+        engine::Engine::Create(std::move(host_model), {.thread_count = options.threads}));
   }
   const spec::ModelSpec& spec = model->engine_->spec();
   ZP_ASSIGN_OR_RETURN(

@@ -1,12 +1,17 @@
 #include "base/thread_pool.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
+#include "base/logging.h"
 
 namespace zp::base {
 namespace {
@@ -14,6 +19,16 @@ namespace {
 // A worker spins this often before it sleeps: a forward pass hands out work every few tens of
 // microseconds, and a sleeping thread needs about as long to wake.
 constexpr int kSpinCount = 20'000;
+
+// A core that the process may not use leaves the thread where it is.
+void PinThisThread(int cpu) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpu, &set);
+  if (pthread_setaffinity_np(pthread_self(), sizeof(set), &set) != 0) {
+    log::warn("core {} cannot be used by this process", cpu);
+  }
+}
 
 }  // namespace
 
@@ -71,11 +86,19 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int thread_count)
+ThreadPool::ThreadPool(int thread_count, std::vector<int> cpus)
     : thread_count_(thread_count), state_(std::make_unique<State>()) {
   ZP_CHECK(thread_count >= 1) << thread_count;
+  ZP_CHECK(cpus.empty() || static_cast<int>(cpus.size()) >= thread_count) << cpus.size();
+  caller_cpu_ = cpus.empty() ? -1 : cpus[0];
   for (int worker = 1; worker < thread_count; ++worker) {
-    state_->threads.emplace_back([state = state_.get(), worker] { state->WorkerLoop(worker); });
+    const int cpu = cpus.empty() ? -1 : cpus[worker];
+    state_->threads.emplace_back([state = state_.get(), worker, cpu] {
+      if (cpu >= 0) {
+        PinThisThread(cpu);
+      }
+      state->WorkerLoop(worker);
+    });
   }
 }
 
@@ -85,6 +108,9 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t, int)> task) {
+  if (caller_cpu_ >= 0) {
+    PinThisThread(std::exchange(caller_cpu_, -1));
+  }
   if (count <= 0) {
     return;
   }

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 
@@ -14,8 +15,10 @@ namespace zp::base {
 
 class ThreadPool {
  public:
-  // REQUIRES: thread_count >= 1. `thread_count` includes the calling thread.
-  explicit ThreadPool(int thread_count);
+  // REQUIRES: thread_count >= 1. `thread_count` includes the calling thread. Worker i keeps to the
+  // core cpus[i]; the thread that calls ParallelFor is put on its own by the first call. Empty: the
+  // system places them.
+  explicit ThreadPool(int thread_count, std::vector<int> cpus = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -31,6 +34,7 @@ class ThreadPool {
  private:
   struct State;
   const int thread_count_;
+  int caller_cpu_ = -1;  // where the calling thread is to be put yet; -1: nowhere
   std::unique_ptr<State> state_;
 };
 

@@ -2,7 +2,8 @@
 // trie of all their tokens.
 //
 // Thread safety: Run from one thread (the rank's engine thread). Validate and spec from any thread.
-// Ownership: the engine owns the weights, the kernels and its compute threads.
+// Ownership: the engine shares the host's model with the other ranks of the process; it owns its
+// window, its kernels and its compute threads.
 #pragma once
 
 #include <cstdint>
@@ -13,23 +14,29 @@
 #include <vector>
 
 #include "base/status.h"
-#include "checkpoint/checkpoint.h"
+#include "base/trace.h"
+#include "engine/host_model.h"
 #include "protocol/work.h"
 #include "spec/model_spec.h"
 
 namespace zp::engine {
 
-enum class Backend {
-  kCpu,
-  kReference,  // plain loops in f32: the judge, for tests and for checking a machine
-};
-
 struct EngineOptions {
-  Backend backend = Backend::kCpu;
+  int32_t rank = 0;      // of this process; names the engine in traces and metrics
   int thread_count = 0;  // compute threads; 0 = one per core
-  spec::DType activation_dtype = spec::DType::kBf16;
+  // The cores that the compute threads keep to, one each; empty: where the system puts them.
+  std::vector<int> cpus = {};
   int64_t chunk_tokens =
       8192;  // rows that go through a layer's step at once: bounds activation memory
+  base::Trace* trace = nullptr;  // may be null; must outlive the engine
+};
+
+// What one layer of a pass cost.
+struct LayerReport {
+  double compute_seconds = 0;
+  double exposed_wait_seconds = 0;
+  double gather_seconds = 0;  // of its bank, from the first read to the last byte
+  int64_t gathered_bytes = 0;
 };
 
 // What one pass did and what it cost.
@@ -40,6 +47,8 @@ struct PassReport {
   double seconds = 0;
   double exposed_wait_seconds = 0;              // compute stood still for weights
   std::map<std::string, double> seconds_by_op;  // wall time
+  std::vector<LayerReport> layers;
+  std::map<std::string, int64_t> gathered_bytes_by_source;
 };
 
 struct BatchResult {
@@ -49,8 +58,8 @@ struct BatchResult {
 
 class Engine {
  public:
-  // Loads the weights of `checkpoint` (each byte is read once) and packs them.
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(const checkpoint::Checkpoint& checkpoint,
+  // One rank of a loaded model.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(std::shared_ptr<const HostModel> host_model,
                                                         const EngineOptions& options);
   virtual ~Engine() = default;
 
@@ -62,7 +71,8 @@ class Engine {
   // sequence and the limit.
   virtual absl::Status Validate(const protocol::Work& work) const = 0;
 
-  // One pass. A work that fails (invalid, or logits that are not finite) fails alone.
+  // One pass. A work that fails (invalid, or logits that are not finite) fails alone. Where a
+  // layer's experts cannot be had, all works of the pass fail with what was wrong with them.
   virtual BatchResult Run(std::span<const protocol::Work* const> batch) = 0;
 };
 

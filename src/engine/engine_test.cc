@@ -49,8 +49,12 @@ spec::ModelSpec OddSpec(bool tied_embeddings) {
   return spec;
 }
 
-std::unique_ptr<Engine> MakeEngine(const spec::ModelSpec& spec, const EngineOptions& options) {
-  auto engine = Engine::Create(*checkpoint::CreateSynthetic(spec, 7), options);
+std::unique_ptr<Engine> MakeEngine(const spec::ModelSpec& spec,
+                                   const HostModelOptions& model_options,
+                                   const EngineOptions& options) {
+  auto host_model = HostModel::Load(*checkpoint::CreateSynthetic(spec, 7), model_options);
+  EXPECT_TRUE(host_model.ok()) << host_model.status();
+  auto engine = Engine::Create(*std::move(host_model), options);
   EXPECT_TRUE(engine.ok()) << engine.status();
   return *std::move(engine);
 }
@@ -140,8 +144,8 @@ class EngineTest : public testing::Test {
 TEST_F(EngineTest, TheF32PathAgreesWithTheReference) {
   for (const bool tied_embeddings : {false, true}) {
     const spec::ModelSpec spec = OddSpec(tied_embeddings);
-    const auto reference = MakeEngine(spec, {.backend = Backend::kReference, .thread_count = 1});
-    const auto cpu = MakeEngine(spec, {.thread_count = 2, .activation_dtype = DType::kF32});
+    const auto reference = MakeEngine(spec, {.backend = Backend::kReference}, {.thread_count = 1});
+    const auto cpu = MakeEngine(spec, {.activation_dtype = DType::kF32}, {.thread_count = 2});
     const std::vector<Work> works = RandomWorks(random_, spec.vocab_count, 6);
     const BatchResult expected = RunAll(*reference, works);
     const BatchResult actual = RunAll(*cpu, works);
@@ -164,10 +168,10 @@ TEST_F(EngineTest, TheF32PathAgreesWithTheReference) {
 TEST_F(EngineTest, AnswersAreBitEqualInAnyCompany) {
   const spec::ModelSpec spec = OddSpec(false);
   for (const DType dtype : {DType::kBf16, DType::kF32}) {
-    const auto engine = MakeEngine(spec, {.thread_count = 2, .activation_dtype = dtype});
-    const auto one_thread = MakeEngine(spec, {.thread_count = 1, .activation_dtype = dtype});
+    const auto engine = MakeEngine(spec, {.activation_dtype = dtype}, {.thread_count = 2});
+    const auto one_thread = MakeEngine(spec, {.activation_dtype = dtype}, {.thread_count = 1});
     const auto small_chunks =
-        MakeEngine(spec, {.thread_count = 2, .activation_dtype = dtype, .chunk_tokens = 37});
+        MakeEngine(spec, {.activation_dtype = dtype}, {.thread_count = 2, .chunk_tokens = 37});
     std::vector<Work> works = RandomWorks(random_, spec.vocab_count, 8);
     std::vector<std::vector<float>> alone;
     for (const Work& work : works) {
@@ -193,7 +197,7 @@ TEST_F(EngineTest, AnswersAreBitEqualInAnyCompany) {
 
 TEST_F(EngineTest, EachDistinctTokenIsComputedAndChargedOnce) {
   const spec::ModelSpec spec = OddSpec(false);
-  const auto engine = MakeEngine(spec, {.thread_count = 1});
+  const auto engine = MakeEngine(spec, {}, {.thread_count = 1});
   const std::vector<TokenId> prompt = RandomTokens(random_, 41, spec.vocab_count);
   Work work{.request_id = "labels", .sequences = {}};
   for (const TokenId label : {1, 2, 3}) {
@@ -215,7 +219,7 @@ TEST_F(EngineTest, EachDistinctTokenIsComputedAndChargedOnce) {
 
 TEST_F(EngineTest, ABadWorkFailsAloneAndNamesItsFault) {
   const spec::ModelSpec spec = OddSpec(false);
-  const auto engine = MakeEngine(spec, {.thread_count = 1});
+  const auto engine = MakeEngine(spec, {}, {.thread_count = 1});
   const auto work_of = [](std::vector<TokenId> tokens, protocol::RowAsk ask) {
     return Work{.request_id = "",
                 .sequences = {{.tokens = std::move(tokens), .rows = {std::move(ask)}}}};

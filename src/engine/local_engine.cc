@@ -12,9 +12,6 @@
 #include "engine/work_check.h"
 #include "fmt/format.h"
 #include "model/forward_pass.h"
-#include "model/model_weights.h"
-#include "ops/cpu/cpu_kernels.h"
-#include "ops/reference/reference_kernels.h"
 #include "spec/flops.h"
 
 namespace zp::engine {
@@ -31,19 +28,31 @@ struct FlatBatch {
   std::vector<size_t> work_of_sequence;
 };
 
+void FailAll(const absl::Status& status, BatchResult& result) {
+  for (auto& work : result.works) {
+    if (work.ok()) {
+      work = status;
+    }
+  }
+}
+
 class LocalEngine : public Engine {
  public:
   LocalEngine(std::unique_ptr<base::ThreadPool> pool,
               std::unique_ptr<ops::Kernels> kernels,
-              std::unique_ptr<model::ModelWeights> weights,
+              std::shared_ptr<const HostModel> host_model,
+              std::unique_ptr<experts::ExpertProvider> experts,
               const EngineOptions& options)
       : pool_(std::move(pool)),
         kernels_(std::move(kernels)),
-        weights_(std::move(weights)),
-        forward_(*weights_, *kernels_, options.chunk_tokens),
-        logit_reader_(*weights_, *kernels_) {}
+        host_model_(std::move(host_model)),
+        experts_(std::move(experts)),
+        source_names_(experts_->source_names()),
+        forward_(host_model_->weights(), *experts_, *kernels_, options.chunk_tokens),
+        logit_reader_(host_model_->weights(), *kernels_),
+        profile_(options.trace, options.rank) {}
 
-  const spec::ModelSpec& spec() const override { return weights_->spec(); }
+  const spec::ModelSpec& spec() const override { return host_model_->spec(); }
   std::string kernels_name() const override { return std::string(kernels_->name()); }
 
   absl::Status Validate(const Work& work) const override { return CheckWork(spec(), work); }
@@ -57,10 +66,13 @@ class LocalEngine : public Engine {
               const TokenTrie& trie,
               ops::ConstMatrix hidden,
               BatchResult& result);
+  void Report(PassReport& report) const;
 
   const std::unique_ptr<base::ThreadPool> pool_;
   const std::unique_ptr<ops::Kernels> kernels_;
-  const std::unique_ptr<model::ModelWeights> weights_;
+  const std::shared_ptr<const HostModel> host_model_;
+  const std::unique_ptr<experts::ExpertProvider> experts_;
+  const std::vector<std::string> source_names_;
   model::ForwardPass forward_;
   LogitReader logit_reader_;
   model::PassProfile profile_;
@@ -68,22 +80,22 @@ class LocalEngine : public Engine {
 
 BatchResult LocalEngine::Run(std::span<const Work* const> batch) {
   const auto begin = std::chrono::steady_clock::now();
-  const double exposed_wait_before = weights_->experts().exposed_wait_seconds();
   BatchResult result;
-  profile_ = {};
+  profile_.Clear(spec().layer_count, source_names_.size());
   const FlatBatch flat = Flatten(batch, result);
   TokenTrie trie = BuildTokenTrie(flat.sequences);
   AskRows(flat, trie);
   if (!flat.sequences.empty()) {
     Charge(flat, trie, result);
-    Answer(flat, trie, forward_.Run(trie.batch, profile_), result);
+    if (const absl::StatusOr<ops::ConstMatrix> hidden = forward_.Run(trie.batch, profile_);
+        hidden.ok()) {
+      Answer(flat, trie, *hidden, result);
+    } else {
+      FailAll(hidden.status(), result);
+    }
   }
   PassReport& report = result.report;
-  report.exposed_wait_seconds = weights_->experts().exposed_wait_seconds() - exposed_wait_before;
-  for (size_t op = 0; op < model::kOpNames.size(); ++op) {
-    report.seconds_by_op[std::string(model::kOpNames[op])] =
-        profile_.seconds(static_cast<model::Op>(op));
-  }
+  Report(report);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   for (auto& work : result.works) {
     if (work.ok()) {
@@ -91,6 +103,23 @@ BatchResult LocalEngine::Run(std::span<const Work* const> batch) {
     }
   }
   return result;
+}
+
+void LocalEngine::Report(PassReport& report) const {
+  for (size_t op = 0; op < model::kOpNames.size(); ++op) {
+    report.seconds_by_op[std::string(model::kOpNames[op])] =
+        profile_.seconds(static_cast<model::Op>(op));
+  }
+  for (const model::LayerProfile& layer : profile_.layers()) {
+    report.layers.push_back({.compute_seconds = layer.compute_seconds,
+                             .exposed_wait_seconds = layer.exposed_wait_seconds,
+                             .gather_seconds = layer.gather_seconds,
+                             .gathered_bytes = layer.gathered_bytes});
+    report.exposed_wait_seconds += layer.exposed_wait_seconds;
+  }
+  for (size_t source = 0; source < source_names_.size(); ++source) {
+    report.gathered_bytes_by_source[source_names_[source]] = profile_.source_bytes()[source];
+  }
 }
 
 FlatBatch LocalEngine::Flatten(std::span<const Work* const> batch, BatchResult& result) const {
@@ -188,17 +217,9 @@ void LocalEngine::Answer(const FlatBatch& flat,
   }
 }
 
-absl::StatusOr<std::unique_ptr<ops::Kernels>> CreateKernels(const EngineOptions& options,
-                                                            base::ThreadPool& pool) {
-  if (options.backend == Backend::kReference) {
-    return ops::reference::CreateKernels();
-  }
-  return ops::cpu::CreateKernels(options.activation_dtype, pool);
-}
-
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const checkpoint::Checkpoint& checkpoint,
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const HostModel> host_model,
                                                        const EngineOptions& options) {
   const int thread_count = options.thread_count > 0
                                ? options.thread_count
@@ -207,12 +228,12 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const checkpoint::Checkpo
     return absl::InvalidArgumentError(
         fmt::format("chunk_tokens is {}; it must be at least 1", options.chunk_tokens));
   }
-  auto pool = std::make_unique<base::ThreadPool>(thread_count);
-  ZP_ASSIGN_OR_RETURN(std::unique_ptr<ops::Kernels> kernels, CreateKernels(options, *pool));
-  ZP_ASSIGN_OR_RETURN(std::unique_ptr<model::ModelWeights> weights,
-                      model::ModelWeights::Load(checkpoint, *kernels, *pool));
+  auto pool = std::make_unique<base::ThreadPool>(thread_count, options.cpus);
+  ZP_ASSIGN_OR_RETURN(std::unique_ptr<ops::Kernels> kernels, host_model->CreateKernels(*pool));
+  ZP_ASSIGN_OR_RETURN(std::unique_ptr<experts::ExpertProvider> experts,
+                      host_model->OpenExperts(options.rank, options.trace));
   return std::make_unique<LocalEngine>(
-      std::move(pool), std::move(kernels), std::move(weights), options);
+      std::move(pool), std::move(kernels), std::move(host_model), std::move(experts), options);
 }
 
 }  // namespace zp::engine

@@ -1,9 +1,8 @@
 // The seam through which a layer asks for its experts' weights. The compute side sees a window:
 // "the bank of layer l is here".
 //
-// Resident experts are one implementation (resident_experts.h); gathering them from peers or files
-// one layer ahead is another. This room knows nothing of what is computed: an expert is a blob of
-// bytes.
+// The window (expert_gatherer.h) implements it. This room knows nothing of what is computed: an
+// expert is a blob of bytes.
 //
 // Thread safety: StartGather, Wait and dropping a ticket from the engine thread only.
 // Ownership: the weights belong to the provider; a GatherTicket pins a bank until it is destroyed.
@@ -12,11 +11,21 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <utility>
+#include <vector>
+
+#include "base/status.h"
+#include "experts/expert_catalog.h"
 
 namespace zp::experts {
 
-using LayerIndex = int32_t;
+// How a bank came.
+struct GatherReport {
+  double seconds = 0;  // from the first read to the last byte; 0 if nothing was missing
+  int64_t bytes = 0;
+  std::vector<int64_t> bytes_by_source = {};  // as source_names()
+};
 
 class ExpertProvider;
 
@@ -58,8 +67,15 @@ class ExpertProvider {
   virtual GatherTicket StartGather(LayerIndex layer) = 0;
 
   // Returns when the bank is there: one pointer per expert, valid while the ticket lives. The time
-  // spent here is exposed wait.
-  virtual std::span<const std::byte* const> Wait(const GatherTicket& ticket) = 0;
+  // spent here is exposed wait. An error says which expert could not be had, and why; the next
+  // gather begins afresh.
+  virtual absl::StatusOr<std::span<const std::byte* const>> Wait(const GatherTicket& ticket) = 0;
+
+  // Of a bank that Wait has returned; valid while the ticket lives.
+  virtual const GatherReport& report(const GatherTicket& ticket) const = 0;
+
+  // Where banks come from, beside this host's memory.
+  virtual std::vector<std::string> source_names() const = 0;
 
   // Seconds the engine stood still in Wait, since the start.
   virtual double exposed_wait_seconds() const = 0;

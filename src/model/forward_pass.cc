@@ -56,8 +56,12 @@ std::vector<ops::AttentionSegment> AskedSegments(const TokenBatch& batch,
 
 }  // namespace
 
-ForwardPass::ForwardPass(ModelWeights& weights, ops::Kernels& kernels, int64_t chunk_rows)
+ForwardPass::ForwardPass(const ModelWeights& weights,
+                         experts::ExpertProvider& experts,
+                         ops::Kernels& kernels,
+                         int64_t chunk_rows)
     : weights_(weights),
+      experts_(experts),
       spec_(weights.spec()),
       kernels_(kernels),
       chunk_rows_(chunk_rows),
@@ -69,29 +73,30 @@ ForwardPass::ForwardPass(ModelWeights& weights, ops::Kernels& kernels, int64_t c
   ZP_CHECK(chunk_rows >= 1) << chunk_rows;
 }
 
-ops::ConstMatrix ForwardPass::Run(const TokenBatch& batch, PassProfile& profile) {
+absl::StatusOr<ops::ConstMatrix> ForwardPass::Run(const TokenBatch& batch, PassProfile& profile) {
   ZP_CHECK(batch.row_count() > 0 && !batch.asked_rows.empty());
   PrepareKv(batch);
   const ops::Matrix hidden = MatrixIn(hidden_, DType::kF32, batch.row_count(), spec_.model_dim);
   profile.Timed(Op::kEmbed, [&] { kernels_.Embed(batch.tokens, weights_.embedding(), hidden); });
   for (int32_t layer = 0; layer + 1 < spec_.layer_count; ++layer) {
-    BeginLayerWindow(layer);
-    RunLayer(layer, batch, hidden, profile);
+    BeginLayer(layer, profile);
+    ZP_RETURN_IF_ERROR(RunLayer(layer, batch, hidden, profile));
   }
-  BeginLayerWindow(spec_.layer_count - 1);
-  const ops::Matrix asked = RunLastLayer(batch, hidden, profile);
+  BeginLayer(spec_.layer_count - 1, profile);
+  ZP_ASSIGN_OR_RETURN(const ops::Matrix asked, RunLastLayer(batch, hidden, profile));
+  profile.EndLayers();
   const ops::Matrix final_hidden =
       MatrixIn(final_hidden_, kernels_.activation_dtype(), asked.rows, spec_.model_dim);
   profile.Timed(Op::kNorm, [&] {
     kernels_.RmsNorm(asked, weights_.final_norm(), spec_.rms_epsilon, final_hidden);
   });
-  return final_hidden;
+  return ops::ConstMatrix(final_hidden);
 }
 
-void ForwardPass::RunLayer(int32_t layer_index,
-                           const TokenBatch& batch,
-                           ops::Matrix hidden,
-                           PassProfile& profile) {
+absl::Status ForwardPass::RunLayer(int32_t layer_index,
+                                   const TokenBatch& batch,
+                                   ops::Matrix hidden,
+                                   PassProfile& profile) {
   const LayerWeights& layer = weights_.layer(layer_index);
   for (int64_t begin = 0; begin < batch.row_count(); begin += chunk_rows_) {
     const RowRange range{begin, std::min(chunk_rows_, batch.row_count() - begin)};
@@ -101,13 +106,14 @@ void ForwardPass::RunLayer(int32_t layer_index,
     const ops::ConstMatrix normed = AttentionNorm(layer, rows.residual, profile);
     WriteKeysAndValues(layer, batch, range, normed, profile);
     AttentionBlock(layer, rows, normed, profile);
-    FfnBlock(layer_index, rows.residual, profile);
+    ZP_RETURN_IF_ERROR(FfnBlock(layer_index, rows.residual, profile));
   }
+  return absl::OkStatus();
 }
 
-ops::Matrix ForwardPass::RunLastLayer(const TokenBatch& batch,
-                                      ops::Matrix hidden,
-                                      PassProfile& profile) {
+absl::StatusOr<ops::Matrix> ForwardPass::RunLastLayer(const TokenBatch& batch,
+                                                      ops::Matrix hidden,
+                                                      PassProfile& profile) {
   const int32_t layer_index = spec_.layer_count - 1;
   const LayerWeights& layer = weights_.layer(layer_index);
   for (int64_t begin = 0; begin < batch.row_count(); begin += chunk_rows_) {
@@ -135,7 +141,7 @@ ops::Matrix ForwardPass::RunLastLayer(const TokenBatch& batch,
         .segments = AskedSegments(batch, std::span(batch.asked_rows).subspan(begin, count))};
     const ops::ConstMatrix normed = AttentionNorm(layer, rows.residual, profile);
     AttentionBlock(layer, rows, normed, profile);
-    FfnBlock(layer_index, rows.residual, profile);
+    ZP_RETURN_IF_ERROR(FfnBlock(layer_index, rows.residual, profile));
   }
   return asked_hidden;
 }
@@ -199,7 +205,9 @@ void ForwardPass::AttentionBlock(const LayerWeights& layer,
                 [&] { kernels_.MatMulAdd(attended, layer.attention_out, rows.residual); });
 }
 
-void ForwardPass::FfnBlock(int32_t layer_index, ops::Matrix residual, PassProfile& profile) {
+absl::Status ForwardPass::FfnBlock(int32_t layer_index,
+                                   ops::Matrix residual,
+                                   PassProfile& profile) {
   const LayerWeights& layer = weights_.layer(layer_index);
   const ops::Matrix normed =
       MatrixIn(normed_, kernels_.activation_dtype(), residual.rows, spec_.model_dim);
@@ -207,7 +215,7 @@ void ForwardPass::FfnBlock(int32_t layer_index, ops::Matrix residual, PassProfil
                 [&] { kernels_.RmsNorm(residual, layer.ffn_norm, spec_.rms_epsilon, normed); });
   if (spec_.layer_is_moe[layer_index]) {
     const ops::Routing routing = RouteToExperts(layer, normed, profile);
-    const ops::ExpertBank bank = BankOf(layer_index, profile);
+    ZP_ASSIGN_OR_RETURN(const ops::ExpertBank bank, BankOf(layer_index, profile));
     profile.Timed(Op::kFfn, [&] { kernels_.ExpertFfn(normed, routing, bank, residual); });
   } else {
     const ops::ExpertBank bank{weights_.dense_layout(), std::span(&layer.dense_ffn, 1)};
@@ -215,6 +223,7 @@ void ForwardPass::FfnBlock(int32_t layer_index, ops::Matrix residual, PassProfil
       kernels_.ExpertFfn(normed, RouteAllToOne(residual.rows), bank, residual);
     });
   }
+  return absl::OkStatus();
 }
 
 ops::Routing ForwardPass::RouteToExperts(const LayerWeights& layer,
@@ -239,12 +248,17 @@ ops::Routing ForwardPass::RouteAllToOne(int64_t row_count) {
   return {expert_ids_, expert_weights_, 1};
 }
 
-ops::ExpertBank ForwardPass::BankOf(int32_t layer_index, PassProfile& profile) {
-  ZP_CHECK(current_bank_.has_value() && current_bank_->layer() == layer_index)
-      << "layer " << layer_index;
-  return profile.Timed(Op::kWeightWait, [&] {
-    return ops::ExpertBank{weights_.expert_layout(), weights_.experts().Wait(*current_bank_)};
-  });
+absl::StatusOr<ops::ExpertBank> ForwardPass::BankOf(int32_t layer_index, PassProfile& profile) {
+  ZP_CHECK(!window_.empty() && window_.front().layer() == layer_index) << "layer " << layer_index;
+  const experts::GatherTicket& ticket = window_.front();
+  const auto blobs = profile.Timed(Op::kWeightWait, [&] { return experts_.Wait(ticket); });
+  if (!blobs.ok()) {
+    window_.clear();
+    return blobs.status();
+  }
+  const experts::GatherReport& report = experts_.report(ticket);
+  profile.RecordGather(report.seconds, report.bytes, report.bytes_by_source);
+  return ops::ExpertBank{weights_.expert_layout(), *blobs};
 }
 
 int32_t ForwardPass::NextMoeLayer(int32_t layer) const {
@@ -258,18 +272,23 @@ int32_t ForwardPass::NextMoeLayer(int32_t layer) const {
   return -1;
 }
 
-void ForwardPass::BeginLayerWindow(int32_t layer) {
-  if (!spec_.layer_is_moe[layer]) {
-    return;
+void ForwardPass::BeginLayer(int32_t layer, PassProfile& profile) {
+  profile.BeginLayer(layer);
+  if (spec_.layer_is_moe[layer]) {
+    MoveWindow(layer);
   }
-  current_bank_.reset();
-  if (next_bank_.has_value() && next_bank_->layer() == layer) {
-    current_bank_ = std::move(next_bank_);
-  } else {
-    current_bank_ = weights_.experts().StartGather(layer);
+}
+
+// Releases the banks before `layer` and fills the window with those that follow it.
+void ForwardPass::MoveWindow(int32_t layer) {
+  while (!window_.empty() && window_.front().layer() != layer) {
+    window_.pop_front();
   }
-  next_bank_.reset();
-  next_bank_ = weights_.experts().StartGather(NextMoeLayer(layer));
+  int32_t next = window_.empty() ? layer : NextMoeLayer(window_.back().layer());
+  while (static_cast<int32_t>(window_.size()) < experts_.window_slot_count()) {
+    window_.push_back(experts_.StartGather(next));
+    next = NextMoeLayer(next);
+  }
 }
 
 void ForwardPass::PrepareKv(const TokenBatch& batch) {

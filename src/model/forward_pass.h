@@ -1,7 +1,7 @@
 // One forward pass: a trie of tokens in, the final hidden states of the asked rows out.
 //
 // Layer-major: all rows pass layer l before any row enters layer l + 1, in chunks that bound
-// activation memory, while the bank of layer l + 1 is on its way (asyncep: "the window"). Nothing
+// activation memory, while the banks of the next layers are on their way (the window). Nothing
 // outlives a layer but the residual stream: K and V are overwritten by the next layer. In the last
 // layer rows that nobody asked for stop after K and V.
 //
@@ -11,9 +11,10 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <deque>
 #include <vector>
 
+#include "base/status.h"
 #include "experts/expert_provider.h"
 #include "memory/buffer.h"
 #include "model/model_weights.h"
@@ -27,11 +28,15 @@ namespace zp::model {
 class ForwardPass {
  public:
   // chunk_rows: how many rows go through a step of a layer at once.
-  ForwardPass(ModelWeights& weights, ops::Kernels& kernels, int64_t chunk_rows);
+  ForwardPass(const ModelWeights& weights,
+              experts::ExpertProvider& experts,
+              ops::Kernels& kernels,
+              int64_t chunk_rows);
 
   // Hidden states after the last norm, [asked_rows.size(), model_dim] in activation_dtype; valid
-  // until the next Run. REQUIRES: at least one row and one asked row.
-  ops::ConstMatrix Run(const TokenBatch& batch, PassProfile& profile);
+  // until the next Run. Fails if the experts of a layer cannot be had; the next Run begins afresh.
+  // REQUIRES: at least one row and one asked row.
+  absl::StatusOr<ops::ConstMatrix> Run(const TokenBatch& batch, PassProfile& profile);
 
  private:
   struct RowRange {
@@ -45,8 +50,13 @@ class ForwardPass {
     std::vector<ops::AttentionSegment> segments;
   };
 
-  void RunLayer(int32_t layer, const TokenBatch& batch, ops::Matrix hidden, PassProfile& profile);
-  ops::Matrix RunLastLayer(const TokenBatch& batch, ops::Matrix hidden, PassProfile& profile);
+  absl::Status RunLayer(int32_t layer,
+                        const TokenBatch& batch,
+                        ops::Matrix hidden,
+                        PassProfile& profile);
+  absl::StatusOr<ops::Matrix> RunLastLayer(const TokenBatch& batch,
+                                           ops::Matrix hidden,
+                                           PassProfile& profile);
 
   // The steps of a layer, each over one chunk.
   ops::ConstMatrix AttentionNorm(const LayerWeights& layer,
@@ -61,20 +71,22 @@ class ForwardPass {
                       const Rows& rows,
                       ops::ConstMatrix normed,
                       PassProfile& profile);
-  void FfnBlock(int32_t layer_index, ops::Matrix residual, PassProfile& profile);
+  absl::Status FfnBlock(int32_t layer_index, ops::Matrix residual, PassProfile& profile);
 
   ops::Routing RouteAllToOne(int64_t row_count);
   ops::Routing RouteToExperts(const LayerWeights& layer,
                               ops::ConstMatrix normed,
                               PassProfile& profile);
-  ops::ExpertBank BankOf(int32_t layer_index, PassProfile& profile);
+  absl::StatusOr<ops::ExpertBank> BankOf(int32_t layer_index, PassProfile& profile);
   int32_t NextMoeLayer(int32_t layer) const;
-  void BeginLayerWindow(int32_t layer);
+  void BeginLayer(int32_t layer, PassProfile& profile);
+  void MoveWindow(int32_t layer);
 
   void PrepareKv(const TokenBatch& batch);
   ops::Matrix MatrixIn(memory::Buffer& buffer, spec::DType dtype, int64_t rows, int64_t cols) const;
 
-  ModelWeights& weights_;
+  const ModelWeights& weights_;
+  experts::ExpertProvider& experts_;
   const spec::ModelSpec& spec_;
   ops::Kernels& kernels_;
   const int64_t chunk_rows_;
@@ -82,10 +94,9 @@ class ForwardPass {
   RopeCache rope_cache_;
   ops::RopeTable rope_;
 
-  // The window: the bank in use and the one on its way. The first bank of the next pass is fetched
-  // while this one ends.
-  std::optional<experts::GatherTicket> current_bank_;
-  std::optional<experts::GatherTicket> next_bank_;
+  // The window: the bank in use, then those on their way, in the order of their layers. It goes on
+  // round from the last layer to the first: a pass ends with the banks of the next one coming.
+  std::deque<experts::GatherTicket> window_;
 
   memory::Buffer hidden_, asked_hidden_, final_hidden_;
   memory::Buffer normed_, query_, key_value_, attended_, router_logits_;

@@ -1,7 +1,6 @@
 #include "model/model_weights.h"
 
 #include <algorithm>
-#include <mutex>
 #include <utility>
 
 #include "fmt/format.h"
@@ -14,43 +13,13 @@ namespace zp::model {
 using checkpoint::TensorRole;
 using checkpoint::TensorView;
 
-namespace {
-
-// The first error of many threads.
-class FirstError {
- public:
-  void Record(absl::Status status) {
-    if (!status.ok()) {
-      std::lock_guard lock(mutex_);
-      if (status_.ok()) {
-        status_ = std::move(status);
-      }
-    }
-  }
-  absl::Status status() {
-    std::lock_guard lock(mutex_);
-    return status_;
-  }
-
- private:
-  std::mutex mutex_;
-  absl::Status status_;
-};
-
-}  // namespace
-
-// Fills a ModelWeights. Dense tensors first, one after the other; then the experts, one task each.
+// Fills a ModelWeights, one tensor after the other.
 class WeightLoader {
  public:
   WeightLoader(const checkpoint::Checkpoint& checkpoint,
                const ops::Kernels& kernels,
-               base::ThreadPool& pool,
                ModelWeights& weights)
-      : checkpoint_(checkpoint),
-        kernels_(kernels),
-        pool_(pool),
-        spec_(checkpoint.spec()),
-        weights_(weights) {}
+      : checkpoint_(checkpoint), kernels_(kernels), spec_(checkpoint.spec()), weights_(weights) {}
 
   absl::Status Load() {
     weights_.spec_ = spec_;
@@ -61,7 +30,7 @@ class WeightLoader {
     for (int32_t layer = 0; layer < spec_.layer_count; ++layer) {
       ZP_RETURN_IF_ERROR(LoadDenseLayer(layer, weights_.layers_[layer]));
     }
-    return LoadExperts();
+    return absl::OkStatus();
   }
 
  private:
@@ -94,26 +63,6 @@ class WeightLoader {
     const std::span<std::byte> blob = NewBuffer(weights_.dense_layout_.bytes);
     out.dense_ffn = blob.data();
     return PackDenseFfnBlob(checkpoint_, kernels_, layer, blob);
-  }
-
-  absl::Status LoadExperts() {
-    std::vector<int32_t> moe_layers;
-    for (int32_t layer = 0; layer < spec_.layer_count; ++layer) {
-      if (spec_.layer_is_moe[layer]) {
-        moe_layers.push_back(layer);
-      }
-    }
-    weights_.experts_ = std::make_unique<experts::ResidentExperts>(
-        spec_.layer_is_moe, spec_.expert_count, weights_.expert_layout_.bytes);
-    FirstError error;
-    const int64_t expert_total = static_cast<int64_t>(moe_layers.size()) * spec_.expert_count;
-    pool_.ParallelFor(expert_total, [&](int64_t index, int) {
-      const int32_t layer = moe_layers[index / spec_.expert_count];
-      const auto expert = static_cast<int32_t>(index % spec_.expert_count);
-      error.Record(PackExpertBlob(
-          checkpoint_, kernels_, layer, expert, weights_.experts_->Blob(layer, expert)));
-    });
-    return error.status();
   }
 
   absl::StatusOr<ops::PackedWeight> LoadMatrix(TensorRole role, int32_t layer) {
@@ -179,15 +128,14 @@ class WeightLoader {
 
   const checkpoint::Checkpoint& checkpoint_;
   const ops::Kernels& kernels_;
-  base::ThreadPool& pool_;
   const spec::ModelSpec& spec_;
   ModelWeights& weights_;
 };
 
-absl::StatusOr<std::unique_ptr<ModelWeights>> ModelWeights::Load(
-    const checkpoint::Checkpoint& checkpoint, const ops::Kernels& kernels, base::ThreadPool& pool) {
-  std::unique_ptr<ModelWeights> weights(new ModelWeights);
-  ZP_RETURN_IF_ERROR(WeightLoader(checkpoint, kernels, pool, *weights).Load());
+absl::StatusOr<std::shared_ptr<const ModelWeights>> ModelWeights::Load(
+    const checkpoint::Checkpoint& checkpoint, const ops::Kernels& kernels) {
+  const std::shared_ptr<ModelWeights> weights(new ModelWeights);
+  ZP_RETURN_IF_ERROR(WeightLoader(checkpoint, kernels, *weights).Load());
   return weights;
 }
 

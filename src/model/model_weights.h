@@ -1,8 +1,8 @@
-// The weights of a model in the form the kernels read: dense ones here, experts in an
-// ExpertProvider.
+// The dense weights of a model in the form the kernels read: everything but the experts of its MoE
+// layers, which an ExpertProvider brings.
 //
-// Thread safety: immutable once loaded.
-// Ownership: owns all dense weights; the experts belong to the provider they were loaded into.
+// Thread safety: immutable once loaded. Ownership: owns its bytes; shared by the ranks of a
+// process.
 #pragma once
 
 #include <memory>
@@ -10,9 +10,7 @@
 #include <vector>
 
 #include "base/status.h"
-#include "base/thread_pool.h"
 #include "checkpoint/checkpoint.h"
-#include "experts/resident_experts.h"
 #include "memory/buffer.h"
 #include "ops/kernels.h"
 #include "spec/model_spec.h"
@@ -33,13 +31,11 @@ struct LayerWeights {
 
 class ModelWeights {
  public:
-  // Reads every tensor of `checkpoint` once, checks that its numbers are finite, packs it with
-  // `kernels` on `pool`'s threads and releases it. InvalidArgument names the tensor that holds a
-  // NaN or an infinity.
-  static absl::StatusOr<std::unique_ptr<ModelWeights>> Load(
-      const checkpoint::Checkpoint& checkpoint,
-      const ops::Kernels& kernels,
-      base::ThreadPool& pool);
+  // Reads every dense tensor of `checkpoint` once, checks that its numbers are finite, packs it
+  // with `kernels` and releases it. InvalidArgument names the tensor that holds a NaN or an
+  // infinity.
+  static absl::StatusOr<std::shared_ptr<const ModelWeights>> Load(
+      const checkpoint::Checkpoint& checkpoint, const ops::Kernels& kernels);
 
   const spec::ModelSpec& spec() const { return spec_; }
   const LayerWeights& layer(int32_t index) const { return layers_[index]; }
@@ -49,9 +45,6 @@ class ModelWeights {
   ops::PackedWeight packed_output_head() const { return packed_output_head_; }
   const ops::ExpertLayout& expert_layout() const { return expert_layout_; }
   const ops::ExpertLayout& dense_layout() const { return dense_layout_; }
-
-  // The experts, all of them resident.
-  experts::ExpertProvider& experts() { return *experts_; }
 
  private:
   friend class WeightLoader;
@@ -66,7 +59,6 @@ class ModelWeights {
   ops::PackedWeight packed_output_head_;
   ops::ExpertLayout expert_layout_;
   ops::ExpertLayout dense_layout_;
-  std::unique_ptr<experts::ResidentExperts> experts_;
 };
 
 }  // namespace zp::model

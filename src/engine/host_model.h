@@ -1,0 +1,68 @@
+// What the ranks of one process share: the dense weights, the experts that this host keeps, and the
+// knowledge of where the others are.
+//
+// Thread safety: immutable once loaded; OpenExperts from any thread.
+// Ownership: shared by the engines of the ranks.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "base/status.h"
+#include "base/thread_pool.h"
+#include "base/trace.h"
+#include "checkpoint/checkpoint.h"
+#include "experts/expert_provider.h"
+#include "experts/expert_store.h"
+#include "model/model_weights.h"
+#include "ops/kernels.h"
+#include "spec/model_spec.h"
+
+namespace zp::engine {
+
+enum class Backend {
+  kCpu,
+  kReference,  // plain loops in f32: the judge, for tests and for checking a machine
+};
+
+struct HostModelOptions {
+  Backend backend = Backend::kCpu;
+  spec::DType activation_dtype = spec::DType::kBf16;
+  int thread_count = 0;    // that load and pack; 0 = one per core
+  int32_t rank_count = 1;  // each rank has a window of its own
+  // Memory for experts, windows included. Not set: all experts if the machine can spare the memory,
+  // else what it can spare.
+  std::optional<int64_t> expert_memory_bytes = std::nullopt;
+  int32_t window_slot_count = 2;  // layers in use or on their way
+};
+
+class HostModel {
+ public:
+  // Reads each tensor once and packs it. ResourceExhausted if the experts do not fit and the
+  // checkpoint is not packed, or if not even the windows fit.
+  static absl::StatusOr<std::shared_ptr<const HostModel>> Load(
+      const checkpoint::Checkpoint& checkpoint, const HostModelOptions& options);
+
+  const spec::ModelSpec& spec() const { return weights_->spec(); }
+  const model::ModelWeights& weights() const { return *weights_; }
+  const experts::Placement& placement() const { return store_->placement(); }
+  const HostModelOptions& options() const { return options_; }
+  // Fraction of the experts' bytes that this host keeps.
+  double resident_fraction() const;
+
+  // Kernels like those that packed the weights, for one rank.
+  absl::StatusOr<std::unique_ptr<ops::Kernels>> CreateKernels(base::ThreadPool& pool) const;
+  // A rank's window. `trace` may be null.
+  absl::StatusOr<std::unique_ptr<experts::ExpertProvider>> OpenExperts(int32_t rank,
+                                                                       base::Trace* trace) const;
+
+ private:
+  HostModel() = default;
+
+  HostModelOptions options_;
+  std::shared_ptr<const model::ModelWeights> weights_;
+  std::shared_ptr<const experts::ExpertStore> store_;
+};
+
+}  // namespace zp::engine

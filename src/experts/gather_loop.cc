@@ -1,0 +1,418 @@
+#include "experts/gather_loop.h"
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/checksum.h"
+#include "base/logging.h"
+#include "fmt/format.h"
+
+namespace zp::experts {
+namespace {
+
+constexpr int32_t kMaxSlices = 64;  // a blob's slices are the bits of one word
+
+constexpr int32_t kMaxDoublings = 5;
+
+uint64_t Bit(int32_t index) { return uint64_t{1} << index; }
+
+uint64_t FirstBits(int32_t count) { return count == kMaxSlices ? ~uint64_t{0} : Bit(count) - 1; }
+
+}  // namespace
+
+GatherLoop::GatherLoop(std::vector<ExpertSource> sources,
+                       int32_t slot_count,
+                       bool verify_checksums,
+                       const GatherLoopOptions& options)
+    : sources_(std::move(sources)),
+      states_(sources_.size()),
+      slots_(slot_count),
+      verify_checksums_(verify_checksums),
+      options_(options) {
+  ZP_CHECK(sources_.size() <= kMaxSlices) << sources_.size();
+  int32_t max_reads = 0;
+  for (size_t source = 0; source < sources_.size(); ++source) {
+    const int32_t reads = sources_[source].bytes->max_reads_in_flight();
+    states_[source].reads.resize(reads);
+    for (int32_t place = 0; place < reads; ++place) {
+      states_[source].free_reads.push_back(place);
+    }
+    max_reads = std::max(max_reads, reads);
+  }
+  done_.reserve(max_reads);
+  slot_order_.reserve(slot_count);
+  for (Slot& slot : slots_) {
+    slot.source_bytes.resize(sources_.size());
+  }
+}
+
+void GatherLoop::Begin(int32_t slot_index,
+                       LayerIndex layer,
+                       std::span<const BlobTarget> targets,
+                       Clock::time_point now) {
+  Slot& slot = slots_[slot_index];
+  ZP_CHECK(!slot.active) << "slot " << slot_index;
+  slot.active = true;
+  slot.layer = layer;
+  slot.sequence = next_sequence_++;
+  slot.begin = now;
+  slot.status = absl::OkStatus();
+  slot.first_open_blob = 0;
+  slot.open_bytes = 0;
+  slot.blobs_left = static_cast<int32_t>(targets.size());
+  slot.blobs.resize(targets.size());
+  std::ranges::fill(slot.source_bytes, 0);
+  for (size_t i = 0; i < targets.size(); ++i) {
+    Blob& blob = slot.blobs[i];
+    blob = {.target = targets[i]};
+    ZP_CHECK(SliceCount(blob) <= kMaxSlices) << SliceCount(blob);
+    Reopen(slot, blob, FirstBits(SliceCount(blob)));
+  }
+  slot_order_.push_back(slot_index);
+}
+
+void GatherLoop::Drop(int32_t slot) {
+  Fail(slots_[slot], absl::CancelledError("nobody waits for it any more"));
+}
+
+bool GatherLoop::IsDone(int32_t slot_index) const {
+  const Slot& slot = slots_[slot_index];
+  return slot.active && slot.reads_in_flight == 0 && (slot.blobs_left == 0 || !slot.status.ok());
+}
+
+absl::Status GatherLoop::TakeDone(int32_t slot_index) {
+  ZP_CHECK(IsDone(slot_index)) << "slot " << slot_index;
+  slots_[slot_index].active = false;
+  std::erase(slot_order_, slot_index);
+  return slots_[slot_index].status;
+}
+
+bool GatherLoop::Turn(Clock::time_point now) {
+  bool progress = false;
+  for (size_t source = 0; source < sources_.size(); ++source) {
+    progress |= TakeCompletions(static_cast<int32_t>(source), now);
+    AbandonIfStalled(static_cast<int32_t>(source), now);
+  }
+  for (size_t source = 0; source < sources_.size(); ++source) {
+    progress |= StartReads(static_cast<int32_t>(source), now);
+  }
+  for (const int32_t slot : slot_order_) {
+    GiveUpIfHopeless(slots_[slot], now);
+  }
+  return progress;
+}
+
+// --- Starting reads ---
+
+bool GatherLoop::StartReads(int32_t source, Clock::time_point now) {
+  SourceState& state = states_[source];
+  bool started = false;
+  // One that failed lately has to deliver a slice before it is trusted with more.
+  const size_t most_reads = state.failures > 0 ? 1 : state.reads.size();
+  while (state.reads_in_flight() < most_reads && now >= state.down_until) {
+    const Choice choice = NextSlice(source, now);
+    if (choice.slot == nullptr) {
+      break;
+    }
+    StartRead(source, choice, now);
+    started = true;
+  }
+  return started;
+}
+
+GatherLoop::Choice GatherLoop::NextSlice(int32_t source, Clock::time_point now) {
+  for (const int32_t slot_index : slot_order_) {
+    Slot& slot = slots_[slot_index];
+    if (!slot.status.ok()) {
+      continue;
+    }
+    while (slot.first_open_blob < slot.blobs.size() &&
+           slot.blobs[slot.first_open_blob].open_slices == 0) {
+      ++slot.first_open_blob;
+    }
+    for (size_t index = slot.first_open_blob; index < slot.blobs.size(); ++index) {
+      const Blob& blob = slot.blobs[index];
+      if (blob.open_slices != 0 && CanDeliver(source, slot, blob) &&
+          WorthTaking(source, slot, blob, now)) {
+        return {&slot, static_cast<int32_t>(index), std::countr_zero(blob.open_slices)};
+      }
+    }
+  }
+  return {};
+}
+
+bool GatherLoop::CanDeliver(int32_t source, const Slot& slot, const Blob& blob) const {
+  return sources_[source].places[slot.layer][blob.target.expert].is_there &&
+         (blob.failed_sources & Bit(source)) == 0 &&
+         (blob.only_source < 0 || blob.only_source == source);
+}
+
+// Whether the source will have delivered one more slice before a faster one is through with all
+// that is open.
+bool GatherLoop::WorthTaking(int32_t source,
+                             const Slot& slot,
+                             const Blob& blob,
+                             Clock::time_point now) const {
+  const SourcePace& pace = states_[source].pace;
+  const double own_seconds =
+      static_cast<double>(pace.in_flight_bytes() + static_cast<int64_t>(options_.slice_bytes)) /
+      pace.bytes_per_s();
+  for (int32_t other = 0; other < static_cast<int32_t>(sources_.size()); ++other) {
+    const SourcePace& other_pace = states_[other].pace;
+    if (other != source && now >= states_[other].down_until && CanDeliver(other, slot, blob) &&
+        other_pace.bytes_per_s() > pace.bytes_per_s()) {
+      const double other_seconds =
+          static_cast<double>(other_pace.in_flight_bytes() + slot.open_bytes) /
+          other_pace.bytes_per_s();
+      if (own_seconds > other_seconds) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+void GatherLoop::StartRead(int32_t source, const Choice& choice, Clock::time_point now) {
+  SourceState& state = states_[source];
+  Slot& slot = *choice.slot;
+  Blob& blob = slot.blobs[choice.blob];
+  const int64_t bytes = SliceBytes(blob, choice.slice);
+  const auto offset = static_cast<size_t>(choice.slice) * options_.slice_bytes;
+  const int32_t place = state.free_reads.back();
+  state.free_reads.pop_back();
+  state.reads[place] = {
+      static_cast<int32_t>(&slot - slots_.data()), choice.blob, choice.slice, bytes};
+  blob.open_slices &= ~Bit(choice.slice);
+  slot.open_bytes -= bytes;
+  ++slot.reads_in_flight;
+  state.pace.OnStart(bytes, now);
+  const BlobPlace& where = sources_[source].places[slot.layer][blob.target.expert];
+  sources_[source].bytes->Start({.object = where.object,
+                                 .offset = where.offset + offset,
+                                 .destination = blob.target.destination.subspan(offset, bytes),
+                                 .token = static_cast<uint64_t>(place)});
+}
+
+// --- What comes back ---
+
+bool GatherLoop::TakeCompletions(int32_t source, Clock::time_point now) {
+  SourceState& state = states_[source];
+  if (state.reads_in_flight() == 0) {
+    return false;
+  }
+  done_.clear();
+  sources_[source].bytes->Poll(done_);
+  for (const fabric::SliceDone& done : done_) {
+    const Read read = state.reads[done.token];
+    state.free_reads.push_back(static_cast<int32_t>(done.token));
+    state.pace.OnDone(read.bytes, done.error == 0 ? read.bytes : 0, now);
+    --slots_[read.slot].reads_in_flight;
+    if (done.error == 0) {
+      OnArrived(source, read, now);
+    } else {
+      OnFailed(source, read, done.error, now);
+    }
+  }
+  return !done_.empty();
+}
+
+void GatherLoop::OnArrived(int32_t source, const Read& read, Clock::time_point now) {
+  Slot& slot = slots_[read.slot];
+  Blob& blob = slot.blobs[read.blob];
+  states_[source].failures = 0;
+  if (!slot.status.ok()) {
+    return;
+  }
+  slot.source_bytes[source] += read.bytes;
+  if (++blob.arrived_slices == SliceCount(blob)) {
+    CheckBlob(source, slot, blob, now);
+  }
+}
+
+void GatherLoop::CheckBlob(int32_t source, Slot& slot, Blob& blob, Clock::time_point now) {
+  const uint64_t checksum =
+      verify_checksums_ ? base::Checksum(blob.target.destination) : blob.target.checksum;
+  if (checksum == blob.target.checksum) {
+    --slot.blobs_left;
+    return;
+  }
+  const bool is_proven = blob.only_source >= 0 || sources_.size() == 1;
+  blob.complaint =
+      fmt::format("{}: checksum is {:016x}, it should be {:016x}",
+                  is_proven ? Describe(source, slot.layer, blob.target.expert)
+                            : fmt::format("layer {}, expert {}", slot.layer, blob.target.expert),
+                  checksum,
+                  blob.target.checksum);
+  base::log::warn("{}", blob.complaint);
+  if (blob.only_source >= 0) {
+    blob.failed_sources |= Bit(source);
+    if (sources_[source].kind == SourceKind::kPeer) {
+      TakeDown(source, now);  // whatever else it has is no better
+    }
+  }
+  ReadFromNextSource(slot, blob);
+}
+
+// The whole blob again, from one source alone, so that a wrong byte has a culprit.
+void GatherLoop::ReadFromNextSource(Slot& slot, Blob& blob) {
+  blob.only_source = -1;
+  for (int32_t next = 0; next < static_cast<int32_t>(sources_.size()); ++next) {
+    if (CanDeliver(next, slot, blob)) {
+      blob.only_source = next;
+      blob.arrived_slices = 0;
+      Reopen(slot, blob, FirstBits(SliceCount(blob)));
+      return;
+    }
+  }
+  Fail(slot, absl::DataLossError(blob.complaint));
+}
+
+void GatherLoop::OnFailed(int32_t source, const Read& read, int error, Clock::time_point now) {
+  Slot& slot = slots_[read.slot];
+  Blob& blob = slot.blobs[read.blob];
+  Reopen(slot, blob, Bit(read.slice));
+  if (error == ECANCELED) {
+    return;  // abandoned, and taken down then
+  }
+  blob.complaint =
+      fmt::format("{}: {}", Describe(source, slot.layer, blob.target.expert), std::strerror(error));
+  if (sources_[source].kind == SourceKind::kPeer) {
+    TakeDown(source, now);
+    return;
+  }
+  base::log::warn("{}", blob.complaint);
+  blob.failed_sources |= Bit(source);
+  bool others = false;
+  for (int32_t other = 0; other < static_cast<int32_t>(sources_.size()); ++other) {
+    others |= CanDeliver(other, slot, blob);
+  }
+  if (!others) {
+    Fail(slot, absl::DataLossError(blob.complaint));
+  }
+}
+
+void GatherLoop::Reopen(Slot& slot, Blob& blob, uint64_t slices) {
+  blob.open_slices |= slices;
+  for (uint64_t left = slices; left != 0; left &= left - 1) {
+    slot.open_bytes += SliceBytes(blob, std::countr_zero(left));
+  }
+  slot.first_open_blob =
+      std::min(slot.first_open_blob, static_cast<size_t>(&blob - slot.blobs.data()));
+}
+
+// --- Sources that stop ---
+
+void GatherLoop::AbandonIfStalled(int32_t source, Clock::time_point now) {
+  SourceState& state = states_[source];
+  if (state.reads_in_flight() == 0 || now - state.pace.last_sign() <= options_.stall_timeout) {
+    return;
+  }
+  if (sources_[source].kind == SourceKind::kFile && !OthersCanDeliver(source)) {
+    if (!state.is_slow) {
+      base::log::warn("{} is slow: no answer for {} ms",
+                      sources_[source].bytes->name(),
+                      options_.stall_timeout.count());
+      state.is_slow = true;
+    }
+    return;  // there is nobody else to ask
+  }
+  TakeDown(source, now);
+  sources_[source].bytes->Abandon();
+}
+
+bool GatherLoop::OthersCanDeliver(int32_t source) const {
+  const SourceState& state = states_[source];
+  for (int32_t place = 0; place < static_cast<int32_t>(state.reads.size()); ++place) {
+    if (std::ranges::find(state.free_reads, place) != state.free_reads.end()) {
+      continue;
+    }
+    const Slot& slot = slots_[state.reads[place].slot];
+    const Blob& blob = slot.blobs[state.reads[place].blob];
+    bool others = false;
+    for (int32_t other = 0; other < static_cast<int32_t>(sources_.size()); ++other) {
+      others |= other != source && CanDeliver(other, slot, blob);
+    }
+    if (!others) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void GatherLoop::TakeDown(int32_t source, Clock::time_point now) {
+  SourceState& state = states_[source];
+  if (now < state.down_until) {
+    return;  // known
+  }
+  const auto delay = options_.retry_delay * (1 << std::min(state.failures++, kMaxDoublings));
+  base::log::warn("{} is lost; what it has comes from elsewhere, it is tried again in {} ms",
+                  sources_[source].bytes->name(),
+                  delay.count());
+  state.down_until = now + delay;
+}
+
+// A blob that only lost sources have may come yet, but not for ever.
+void GatherLoop::GiveUpIfHopeless(Slot& slot, Clock::time_point now) {
+  if (!slot.status.ok() || now - slot.begin < options_.give_up_timeout) {
+    return;
+  }
+  for (const Blob& blob : slot.blobs) {
+    if (blob.open_slices == 0) {
+      continue;
+    }
+    for (int32_t source = 0; source < static_cast<int32_t>(sources_.size()); ++source) {
+      if (CanDeliver(source, slot, blob) && now >= states_[source].down_until) {
+        return;
+      }
+    }
+    Fail(slot,
+         absl::UnavailableError(fmt::format("expert {} of layer {} cannot be had from anywhere: {}",
+                                            blob.target.expert,
+                                            slot.layer,
+                                            blob.complaint)));
+    return;
+  }
+}
+
+void GatherLoop::Fail(Slot& slot, absl::Status status) {
+  if (slot.status.ok()) {
+    slot.status = std::move(status);
+  }
+}
+
+GatherLoop::Clock::time_point GatherLoop::NextCheck(Clock::time_point now) const {
+  Clock::time_point next = now + std::chrono::seconds(1);
+  for (const SourceState& state : states_) {
+    if (state.reads_in_flight() > 0) {
+      next = std::min(next,
+                      std::max(state.pace.last_sign() + options_.stall_timeout, now) +
+                          std::chrono::milliseconds(1));
+    }
+    if (state.down_until > now && !slot_order_.empty()) {
+      next = std::min(next, state.down_until);
+    }
+  }
+  return next;
+}
+
+// --- Sizes and names ---
+
+int32_t GatherLoop::SliceCount(const Blob& blob) const {
+  return static_cast<int32_t>((blob.target.destination.size() + options_.slice_bytes - 1) /
+                              options_.slice_bytes);
+}
+
+int64_t GatherLoop::SliceBytes(const Blob& blob, int32_t slice) const {
+  const size_t begin = static_cast<size_t>(slice) * options_.slice_bytes;
+  return static_cast<int64_t>(
+      std::min(options_.slice_bytes, blob.target.destination.size() - begin));
+}
+
+std::string GatherLoop::Describe(int32_t source, LayerIndex layer, int32_t expert) const {
+  return fmt::format("{}, layer {}, expert {}", sources_[source].bytes->name(), layer, expert);
+}
+
+}  // namespace zp::experts
