@@ -43,8 +43,23 @@ class OneDnnProduct final : public Product {
   struct Worker;
 
   dnnl::memory::desc PanelDesc(int64_t columns, int64_t in_dim) const;
-  // The rows side by side, in dtype_.
-  const std::byte* Gather(Worker& worker, const ProductInput& input, int64_t in_dim) const;
+  // Rows of each call to oneDNN for a block of `rows` rows. With AMX always the same number (the
+  // last call may multiply rows that nobody reads): oneDNN picks its kernel and cuts the sums by
+  // the number of rows, and there the results differ in their last bits.
+  int64_t CallRows(int64_t rows) const;
+  // Puts the rows that oneDNN cannot read where they are into worker.rows, at their index, side by
+  // side and in dtype_. Returns how many it can: those of the first calls.
+  int64_t Gather(Worker& worker,
+                 const ProductInput& input,
+                 int64_t in_dim,
+                 int64_t call_rows) const;
+  // worker.sums = x [rows, in_dim] times a panel of `columns`.
+  void Multiply(Worker& worker,
+                const std::byte* x,
+                int64_t rows,
+                const std::byte* panel,
+                int64_t columns,
+                int64_t in_dim) const;
 
   const spec::DType x_dtype_;
   const spec::DType dtype_;  // of the weights, and of x as oneDNN sees it
