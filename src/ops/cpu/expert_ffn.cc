@@ -29,7 +29,7 @@ Routing RowsOf(const Routing& routing, int64_t begin, int64_t count) {
 
 }  // namespace
 
-ExpertFfn::ExpertFfn(spec::DType activation_dtype, Product& product, base::ThreadPool& pool)
+ExpertFfn::ExpertFfn(spec::DType activation_dtype, OneDnnProduct& product, base::ThreadPool& pool)
     : activation_dtype_(activation_dtype), product_(product), pool_(pool) {}
 
 ExpertLayout ExpertFfn::Layout(int64_t model_dim, int64_t expert_dim) const {

@@ -141,6 +141,11 @@ std::string OneDnnProduct::name() const {
 
 int64_t OneDnnProduct::panel_columns() const { return kPanelColumns; }
 
+int64_t OneDnnProduct::panel_count(int64_t out_dim, bool gated) const {
+  const int64_t outputs = gated ? kPanelColumns / 2 : kPanelColumns;
+  return (out_dim + outputs - 1) / outputs;
+}
+
 memory::desc OneDnnProduct::PanelDesc(int64_t columns, int64_t in_dim) const {
   const std::lock_guard lock(mutex_);
   const auto [entry, is_new] = panel_descs_.try_emplace({columns, in_dim});
