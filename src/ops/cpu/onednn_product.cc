@@ -19,9 +19,6 @@ using dnnl::memory;
 
 // Wide enough for oneDNN to block well; a range of panels still splits among threads.
 constexpr int64_t kPanelColumns = 512;
-// Rows of every call on a CPU with AMX: two tiles, so that few rows cost little.
-constexpr int64_t kAmxRows = 32;
-static_assert(kRowBlock % kAmxRows == 0);
 
 struct PrimitiveKey {
   int64_t rows;
@@ -201,7 +198,7 @@ void OneDnnProduct::Pack(const ConstMatrix& weight,
 int64_t OneDnnProduct::CallRows(int64_t rows) const {
   const bool has_amx = dtype_ == spec::DType::kBf16 &&
                        dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx;
-  return has_amx ? kAmxRows : rows;
+  return has_amx ? kRowUnit : rows;
 }
 
 int64_t OneDnnProduct::Gather(Worker& worker,

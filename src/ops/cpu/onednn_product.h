@@ -14,6 +14,7 @@
 // at once for different workers.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -62,6 +63,17 @@ struct ProductOutput {
 
 // Rows of a block: enough to stream the weights rarely, few enough for the block to stay in L2.
 inline constexpr int64_t kRowBlock = 256;
+// Blocks are cut at multiples of this: the rows of two AMX tiles.
+inline constexpr int64_t kRowUnit = 32;
+static_assert(kRowBlock % kRowUnit == 0);
+
+// The blocks that `rows` rows are cut into, of about equal size: block i is the rows from
+// RowBlockBegin(rows, i) to RowBlockBegin(rows, i + 1), at most kRowBlock.
+inline int64_t RowBlockCount(int64_t rows) { return (rows + kRowBlock - 1) / kRowBlock; }
+inline int64_t RowBlockBegin(int64_t rows, int64_t block) {
+  const int64_t even_cut = rows * block / RowBlockCount(rows);
+  return std::min(rows, (even_cut + kRowUnit - 1) / kRowUnit * kRowUnit);
+}
 
 class OneDnnProduct {
  public:
