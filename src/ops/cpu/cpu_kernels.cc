@@ -181,7 +181,7 @@ class CpuKernels final : public Kernels {
     ZP_CHECK(x.dtype == activation_dtype_ && x.cols == weight.in_dim) << x.cols;
     ZP_CHECK(y.rows == x.rows && y.cols == weight.out_dim) << y.rows << "x" << y.cols;
     const int64_t panel_count = product_.panel_count(weight.out_dim, /*gated=*/false);
-    const int64_t block_count = CeilDiv(x.rows, kRowBlock);
+    const int64_t block_count = RowBlockCount(x.rows);
     if (block_count == 0) {
       return;
     }
@@ -190,8 +190,8 @@ class CpuKernels final : public Kernels {
     pool_.ParallelFor(block_count * split_count, [&](int64_t task, int worker) {
       const int64_t block = task / split_count;
       const int64_t split = task % split_count;
-      const int64_t row_begin = x.rows * block / block_count;
-      const int64_t row_count = x.rows * (block + 1) / block_count - row_begin;
+      const int64_t row_begin = RowBlockBegin(x.rows, block);
+      const int64_t row_count = RowBlockBegin(x.rows, block + 1) - row_begin;
       product_.Run(
           worker,
           {.data = x.Rows(row_begin, 0).data, .row_stride = x.row_stride, .rows = row_count},

@@ -29,7 +29,7 @@ Routing RowsOf(const Routing& routing, int64_t begin, int64_t count) {
 
 }  // namespace
 
-ExpertFfn::ExpertFfn(spec::DType activation_dtype, Product& product, base::ThreadPool& pool)
+ExpertFfn::ExpertFfn(spec::DType activation_dtype, OneDnnProduct& product, base::ThreadPool& pool)
     : activation_dtype_(activation_dtype), product_(product), pool_(pool) {}
 
 ExpertLayout ExpertFfn::Layout(int64_t model_dim, int64_t expert_dim) const {
@@ -110,7 +110,7 @@ void ExpertFfn::GroupRows(const Routing& routing, int64_t expert_count) {
 void ExpertFfn::PlanGateUp(int64_t expert_dim) {
   int64_t block_count = 0;
   for (const ExpertRows& rows : experts_) {
-    block_count += CeilDiv(rows.end - rows.begin, kRowBlock);
+    block_count += RowBlockCount(rows.end - rows.begin);
   }
   const int64_t panel_count = product_.panel_count(expert_dim, true);
   const int64_t split_count = std::clamp<int64_t>(
@@ -118,13 +118,12 @@ void ExpertFfn::PlanGateUp(int64_t expert_dim) {
   gate_up_tasks_.clear();
   for (const ExpertRows& rows : experts_) {
     const int64_t count = rows.end - rows.begin;
-    const int64_t blocks = CeilDiv(count, kRowBlock);
-    for (int64_t task = 0; task < blocks * split_count; ++task) {
+    for (int64_t task = 0; task < RowBlockCount(count) * split_count; ++task) {
       const int64_t block = task / split_count;
       const int64_t split = task % split_count;
       gate_up_tasks_.push_back({.rows = {.expert = rows.expert,
-                                         .begin = rows.begin + count * block / blocks,
-                                         .end = rows.begin + count * (block + 1) / blocks},
+                                         .begin = rows.begin + RowBlockBegin(count, block),
+                                         .end = rows.begin + RowBlockBegin(count, block + 1)},
                                 .panels = {.begin = panel_count * split / split_count,
                                            .end = panel_count * (split + 1) / split_count}});
     }
@@ -196,10 +195,9 @@ void ExpertFfn::RunDownStrip(int worker,
     const auto last = rows_.begin() + expert.end;
     const int64_t begin = std::lower_bound(first, last, token_begin) - rows_.begin();
     const int64_t end = std::lower_bound(first, last, token_end) - rows_.begin();
-    const int64_t blocks = CeilDiv(end - begin, kRowBlock);
-    for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t block_begin = begin + (end - begin) * block / blocks;
-      const int64_t block_end = begin + (end - begin) * (block + 1) / blocks;
+    for (int64_t block = 0; block < RowBlockCount(end - begin); ++block) {
+      const int64_t block_begin = begin + RowBlockBegin(end - begin, block);
+      const int64_t block_end = begin + RowBlockBegin(end - begin, block + 1);
       product_.Run(worker,
                    {.data = inner_.data() + block_begin * inner_row_bytes,
                     .row_stride = expert_dim,

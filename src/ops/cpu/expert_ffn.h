@@ -15,14 +15,14 @@
 
 #include "base/thread_pool.h"
 #include "memory/buffer.h"
-#include "ops/cpu/product.h"
+#include "ops/cpu/onednn_product.h"
 #include "ops/kernels.h"
 
 namespace zp::ops::cpu {
 
 class ExpertFfn {
  public:
-  ExpertFfn(spec::DType activation_dtype, Product& product, base::ThreadPool& pool);
+  ExpertFfn(spec::DType activation_dtype, OneDnnProduct& product, base::ThreadPool& pool);
 
   ExpertLayout Layout(int64_t model_dim, int64_t expert_dim) const;
   void Pack(const ConstMatrix& gate,
@@ -59,7 +59,7 @@ class ExpertFfn {
                     const Matrix& residual);
 
   const spec::DType activation_dtype_;
-  Product& product_;
+  OneDnnProduct& product_;
   base::ThreadPool& pool_;
 
   std::vector<ExpertRows> experts_;  // those with rows, by rising id

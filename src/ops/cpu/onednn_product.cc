@@ -9,6 +9,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "base/check.h"
 #include "fmt/format.h"
+#include "memory/buffer.h"
 #include "ops/cpu/row_kernels.h"
 #include "ops/element.h"
 
@@ -71,17 +72,19 @@ void CopyRows(
   }
 }
 
+// `sums` holds the rows [begin, end) of the product.
 void FinishRows(const float* sums,
-                int64_t rows,
+                int64_t begin,
+                int64_t end,
                 int64_t sums_columns,
                 int64_t columns,
                 int64_t first_column,
                 bool gated,
                 const ProductOutput& output) {
   const auto element_bytes = static_cast<int64_t>(spec::SizeOf(output.dtype));
-  for (int64_t row = 0; row < rows; ++row) {
+  for (int64_t row = begin; row < end; ++row) {
     const int64_t out_row = output.ids != nullptr ? output.ids[row] : row;
-    const float* from = sums + row * sums_columns;
+    const float* from = sums + (row - begin) * sums_columns;
     std::byte* y = output.data + (out_row * output.row_stride + first_column) * element_bytes;
     if (gated) {
       SiluMultiplyRow(from, from + sums_columns / 2, columns, output.dtype, y);
@@ -100,8 +103,9 @@ struct OneDnnProduct::Worker {
   explicit Worker(const dnnl::engine& engine) : stream(engine) {}
 
   dnnl::stream stream;
-  std::vector<std::byte> rows;  // [kRowBlock, in_dim], gathered
-  std::vector<float> sums;      // [kRowBlock, kPanelColumns]
+  // Buffers begin at a page: vectors that straddle cache lines halve the speed of AMX.
+  zp::memory::Buffer rows;  // [kRowBlock, in_dim], gathered
+  zp::memory::Buffer sums;  // f32 [kRowBlock, kPanelColumns]
   absl::flat_hash_map<PrimitiveKey, Primitive> primitives;
 };
 
@@ -113,7 +117,7 @@ OneDnnProduct::OneDnnProduct(spec::DType x_dtype, spec::DType weight_dtype, int 
       engine_(dnnl::engine::kind::cpu, 0) {
   for (int worker = 0; worker < worker_count; ++worker) {
     workers_.push_back(std::make_unique<Worker>(engine_));
-    workers_.back()->sums.resize(kRowBlock * kPanelColumns);
+    workers_.back()->sums.EnsureBytes(kRowBlock * kPanelColumns * sizeof(float), "matrix product");
   }
 }
 
@@ -145,6 +149,11 @@ std::string OneDnnProduct::layout_name() const {
 }
 
 int64_t OneDnnProduct::panel_columns() const { return kPanelColumns; }
+
+int64_t OneDnnProduct::panel_count(int64_t out_dim, bool gated) const {
+  const int64_t outputs = gated ? kPanelColumns / 2 : kPanelColumns;
+  return (out_dim + outputs - 1) / outputs;
+}
 
 memory::desc OneDnnProduct::PanelDesc(int64_t columns, int64_t in_dim) const {
   const std::lock_guard lock(mutex_);
@@ -198,16 +207,22 @@ void OneDnnProduct::Pack(const ConstMatrix& weight,
   }
 }
 
-const std::byte* OneDnnProduct::Gather(Worker& worker,
-                                       const ProductInput& input,
-                                       int64_t in_dim) const {
-  if (input.ids == nullptr && input.row_stride == in_dim && x_dtype_ == dtype_) {
-    return input.data;
-  }
+int64_t OneDnnProduct::CallRows(int64_t rows) const {
+  const bool has_amx = dtype_ == spec::DType::kBf16 &&
+                       dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx;
+  return has_amx ? kRowUnit : rows;
+}
+
+int64_t OneDnnProduct::Gather(Worker& worker,
+                              const ProductInput& input,
+                              int64_t in_dim,
+                              int64_t call_rows) const {
+  const bool in_place = input.ids == nullptr && input.row_stride == in_dim && x_dtype_ == dtype_;
+  const int64_t in_place_rows = in_place ? input.rows / call_rows * call_rows : 0;
   const auto element_bytes = static_cast<int64_t>(spec::SizeOf(dtype_));
   const auto x_element_bytes = static_cast<int64_t>(spec::SizeOf(x_dtype_));
-  worker.rows.resize(std::max<size_t>(worker.rows.size(), kRowBlock * in_dim * element_bytes));
-  for (int64_t row = 0; row < input.rows; ++row) {
+  worker.rows.EnsureBytes(kRowBlock * in_dim * element_bytes, "matrix product");
+  for (int64_t row = in_place_rows; row < input.rows; ++row) {
     const int64_t from = input.ids != nullptr ? input.ids[row] : row;
     std::byte* to = worker.rows.data() + row * in_dim * element_bytes;
     const std::byte* x = input.data + from * input.row_stride * x_element_bytes;
@@ -217,7 +232,32 @@ const std::byte* OneDnnProduct::Gather(Worker& worker,
       WidenRow(x, x_dtype_, in_dim, reinterpret_cast<float*>(to));
     }
   }
-  return worker.rows.data();
+  return in_place_rows;
+}
+
+void OneDnnProduct::Multiply(Worker& worker,
+                             const std::byte* x,
+                             int64_t rows,
+                             const std::byte* panel,
+                             int64_t columns,
+                             int64_t in_dim) const {
+  const auto [entry, is_new] = worker.primitives.try_emplace(PrimitiveKey{rows, columns, in_dim});
+  Primitive& primitive = entry->second;
+  if (is_new) {
+    const auto description =
+        Describe(RowMajor(rows, in_dim, onednn_type_), PanelDesc(columns, in_dim), engine_);
+    primitive.matmul = dnnl::matmul(description);
+    primitive.x = memory(description.src_desc(), engine_, nullptr);
+    primitive.weight = memory(description.weights_desc(), engine_, nullptr);
+    primitive.y = memory(description.dst_desc(), engine_, worker.sums.as<float>());
+  }
+  // oneDNN takes no pointer to const, but only reads its sources.
+  primitive.x.set_data_handle(const_cast<std::byte*>(x));
+  primitive.weight.set_data_handle(const_cast<std::byte*>(panel));
+  primitive.matmul.execute(worker.stream,
+                           {{DNNL_ARG_SRC, primitive.x},
+                            {DNNL_ARG_WEIGHTS, primitive.weight},
+                            {DNNL_ARG_DST, primitive.y}});
 }
 
 void OneDnnProduct::Run(int worker_index,
@@ -228,40 +268,32 @@ void OneDnnProduct::Run(int worker_index,
   ZP_CHECK(input.rows <= kRowBlock) << input.rows;
   omp_set_num_threads(1);  // of this worker's thread: oneDNN must not start threads of its own
   Worker& worker = *workers_[worker_index];
-  const std::byte* x = Gather(worker, input, weight.in_dim);
+  const int64_t call_rows = CallRows(input.rows);
+  const int64_t in_place_rows = Gather(worker, input, weight.in_dim, call_rows);
+  const int64_t row_bytes = weight.in_dim * static_cast<int64_t>(spec::SizeOf(dtype_));
   const int64_t outputs = weight.gated ? kPanelColumns / 2 : kPanelColumns;
   const size_t panel_bytes = panels.begin + 1 < panels.end || panels.begin > 0
                                  ? PanelDesc(kPanelColumns, weight.in_dim).get_size()
                                  : 0;
   for (int64_t p = panels.begin; p < panels.end; ++p) {
     const int64_t columns = ColumnsOf(p, weight.out_dim, weight.gated);
-    const auto [entry, is_new] =
-        worker.primitives.try_emplace(PrimitiveKey{input.rows, columns, weight.in_dim});
-    Primitive& primitive = entry->second;
-    if (is_new) {
-      const auto description = Describe(RowMajor(input.rows, weight.in_dim, onednn_type_),
-                                        PanelDesc(columns, weight.in_dim),
-                                        engine_);
-      primitive.matmul = dnnl::matmul(description);
-      primitive.x = memory(description.src_desc(), engine_, nullptr);
-      primitive.weight = memory(description.weights_desc(), engine_, nullptr);
-      primitive.y = memory(description.dst_desc(), engine_, worker.sums.data());
-    }
-    // oneDNN takes no pointer to const, but only reads its sources.
-    primitive.x.set_data_handle(const_cast<std::byte*>(x));
-    primitive.weight.set_data_handle(const_cast<std::byte*>(weight.data) +
-                                     static_cast<size_t>(p) * panel_bytes);
-    primitive.matmul.execute(worker.stream,
-                             {{DNNL_ARG_SRC, primitive.x},
-                              {DNNL_ARG_WEIGHTS, primitive.weight},
-                              {DNNL_ARG_DST, primitive.y}});
-    FinishRows(worker.sums.data(),
-               input.rows,
+    for (int64_t begin = 0; begin < input.rows; begin += call_rows) {
+      const std::byte* x = begin < in_place_rows ? input.data : worker.rows.data();
+      Multiply(worker,
+               x + begin * row_bytes,
+               call_rows,
+               weight.data + static_cast<size_t>(p) * panel_bytes,
                columns,
-               std::min(outputs, weight.out_dim - p * outputs),
-               p * outputs,
-               weight.gated,
-               output);
+               weight.in_dim);
+      FinishRows(worker.sums.as<float>(),
+                 begin,
+                 std::min(begin + call_rows, input.rows),
+                 columns,
+                 std::min(outputs, weight.out_dim - p * outputs),
+                 p * outputs,
+                 weight.gated,
+                 output);
+    }
   }
 }
 

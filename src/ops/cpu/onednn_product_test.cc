@@ -1,6 +1,6 @@
 // The products against sums in f64, and what the whole system rests on: a row's result is the same
 // to the last bit whatever else is computed with it.
-#include "ops/cpu/product.h"
+#include "ops/cpu/onednn_product.h"
 
 #include <cmath>
 #include <cstring>
@@ -9,7 +9,6 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "ops/cpu/onednn_product.h"
 #include "ops/cpu/random_matrix.h"
 
 namespace zp::ops::cpu {
@@ -51,7 +50,7 @@ class ProductTest : public testing::TestWithParam<Kind> {
     product_ = Create();
   }
 
-  std::unique_ptr<Product> Create() const {
+  std::unique_ptr<OneDnnProduct> Create() const {
     switch (GetParam()) {
       case Kind::kBf16OneDnn:
         return std::make_unique<OneDnnProduct>(kBf16, kBf16, 1);
@@ -84,7 +83,7 @@ class ProductTest : public testing::TestWithParam<Kind> {
 
   const unsigned seed_ = std::random_device()();
   std::mt19937 random_{seed_};
-  std::unique_ptr<Product> product_;
+  std::unique_ptr<OneDnnProduct> product_;
 };
 
 double DotInF64(const ConstMatrix& x, int64_t x_row, const ConstMatrix& w, int64_t w_row) {
