@@ -1,6 +1,7 @@
 """A server starts on good models only, says what is wrong with bad ones, and ends in order."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import signal
@@ -95,6 +96,33 @@ class StartUpTest(unittest.TestCase):
                 self.assertEqual(status, 500, answer)
                 self.assertIn("not finite", answer["error"]["message"])
                 self.assertEqual(server.request("GET", "/health")[0], 200)
+
+
+class FullQueueTest(unittest.TestCase):
+    def test_a_refusal_says_when_to_come_again(self):
+        """Header and message give the same whole seconds."""
+        question = {"task": "topic", "input": ["a text of some words " * 20] * 50}
+        body = json.dumps(question).encode()
+        refusals = []
+
+        def ask(server):
+            with contextlib.closing(server.connect()) as connection:
+                connection.request("POST", "/v1/classify", body)
+                answer = connection.getresponse()
+                message = answer.read().decode()
+                if answer.status == 429:
+                    refusals.append((answer.getheader("Retry-After"), message))
+
+        with Server(flags=["--max-queue-tokens", "1"]) as server:
+            for _ in range(10):
+                with concurrent.futures.ThreadPoolExecutor(16) as crowd:
+                    list(crowd.map(ask, [server] * 16))
+                if refusals:
+                    break
+        self.assertTrue(refusals, "160 requests found room in a queue of one token")
+        for seconds, message in refusals:
+            self.assertGreaterEqual(int(seconds), 1)
+            self.assertIn(f"in about {seconds} s", message)
 
 
 class ShutDownTest(unittest.TestCase):

@@ -59,6 +59,7 @@ void PrintSummary(const ScoreFileCounts& counts, double seconds) {
 
 absl::Status Score(ScoreOptions options) {
   base::SetUpLogging("info");
+  ZP_RETURN_IF_ERROR(CheckScoreFiles(options.file));  // before the minutes that loading may take
   // The window bounds what is in flight; nothing is to be refused.
   options.model.scheduler.max_queue_tokens = std::numeric_limits<int64_t>::max();
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<LocalModel> model, LocalModel::Load(options.model));

@@ -1,5 +1,7 @@
 #include "apps/score_file.h"
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -46,15 +48,7 @@ class AnswerFile {
     return Open(path, "ab");
   }
 
-  absl::Status Create(const std::string& path, bool overwrite) {
-    std::error_code error;
-    const auto size = std::filesystem::file_size(path, error);
-    if (!error && size > 0 && !overwrite) {
-      return absl::FailedPreconditionError(fmt::format(
-          "{} holds something already: give --resume to go on with it or --overwrite", path));
-    }
-    return Open(path, "wb");
-  }
+  absl::Status Create(const std::string& path) { return Open(path, "wb"); }
 
   bool HasAnswer(const std::string& id) const { return answered_.contains(id); }
 
@@ -102,9 +96,10 @@ class FileScorer {
       : options_(options), handler_(handler), on_row_(on_row) {}
 
   absl::StatusOr<ScoreFileCounts> Run() {
+    ZP_RETURN_IF_ERROR(CheckScoreFiles(options_));
     ZP_ASSIGN_OR_RETURN(LineReader reader, LineReader::Open(options_.input_path));
     ZP_RETURN_IF_ERROR(options_.resume ? output_.Resume(options_.output_path)
-                                       : output_.Create(options_.output_path, options_.overwrite));
+                                       : output_.Create(options_.output_path));
     file_bytes_ = reader.file_bytes();
     const absl::Status status = ScoreAll(reader);
     for (LineInFlight& line : window_) {  // a write failed: the handler's answers come all the same
@@ -215,6 +210,22 @@ class FileScorer {
 };
 
 }  // namespace
+
+// Does not open the input: a pipe can be opened once.
+absl::Status CheckScoreFiles(const ScoreFileOptions& options) {
+  if (access(options.input_path.c_str(), R_OK) != 0) {
+    return absl::NotFoundError(
+        fmt::format("cannot read {}: {}", options.input_path, std::strerror(errno)));
+  }
+  std::error_code error;
+  const auto size = std::filesystem::file_size(options.output_path, error);
+  if (!error && size > 0 && !options.overwrite && !options.resume) {
+    return absl::FailedPreconditionError(
+        fmt::format("{} holds something already: give --resume to go on with it or --overwrite",
+                    options.output_path));
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<ScoreFileCounts> ScoreFile(
     const ScoreFileOptions& options,

@@ -35,6 +35,10 @@ struct ScoreFileCounts {
   double done_share = 0;  // of the input's bytes; 0 where its size is not known
 };
 
+// Whether ScoreFile would begin, as far as can be told without opening a file: for callers that
+// load a model in between. NotFound and FailedPrecondition as below.
+absl::Status CheckScoreFiles(const ScoreFileOptions& options);
+
 // Calls `on_row` from the caller's thread after each answer. NotFound when the input cannot be
 // read, FailedPrecondition when the output holds something, Unavailable when it cannot be written.
 absl::StatusOr<ScoreFileCounts> ScoreFile(

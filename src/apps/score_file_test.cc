@@ -98,8 +98,10 @@ TEST_F(ScoreFileTest, ResumeAddsOnlyWhatIsMissing) {
 TEST_F(ScoreFileTest, NothingIsOverwrittenUnasked) {
   WriteInput("{\"input\":\"x\"}\n");
   std::ofstream(options_.output_path) << "precious\n";
+  EXPECT_EQ(CheckScoreFiles(options_).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_FALSE(Run().ok());
   options_.resume = true;
+  EXPECT_TRUE(CheckScoreFiles(options_).ok());
   EXPECT_FALSE(Run().ok());  // not an answer of an earlier run
   EXPECT_EQ(ReadOutput(), "precious\n");
   options_ = {
@@ -108,6 +110,7 @@ TEST_F(ScoreFileTest, NothingIsOverwrittenUnasked) {
 }
 
 TEST_F(ScoreFileTest, PathsThatCannotBeUsedAreNamed) {
+  EXPECT_EQ(CheckScoreFiles(options_).code(), absl::StatusCode::kNotFound);
   const absl::StatusOr<ScoreFileCounts> no_input = Run();
   ASSERT_FALSE(no_input.ok());
   EXPECT_NE(base::MessageOf(no_input.status()).find(options_.input_path), std::string::npos);

@@ -1,9 +1,12 @@
 #include "gateway/errors.h"
 
+#include <optional>
+
 #include "absl/strings/cord.h"
 #include "boost/json/object.hpp"
 #include "fmt/format.h"
 #include "gateway/json_text.h"
+#include "protocol/work.h"
 
 namespace zp::gateway {
 namespace {
@@ -11,7 +14,7 @@ namespace {
 namespace json = boost::json;
 
 constexpr char kFieldPayload[] = "zeroprefill/field";
-constexpr char kRetryAfterSeconds[] = "1";
+constexpr char kShortRetrySeconds[] = "1";  // where nobody knows how long it will take
 
 struct CodeRow {
   absl::StatusCode code;
@@ -51,17 +54,23 @@ std::string_view TypeOf(int http_status) {
   return http_status >= 500 ? "server_error" : "invalid_request_error";
 }
 
+std::optional<std::string> PayloadOf(const absl::Status& status, std::string_view key) {
+  const absl::optional<absl::Cord> payload = status.GetPayload({key.data(), key.size()});
+  return payload.has_value() ? std::optional<std::string>(*payload) : std::nullopt;
+}
+
 Response MakeResponse(int http_status,
                       std::string_view code,
                       std::string_view message,
-                      const json::value& field) {
+                      const json::value& field,
+                      const std::string& retry_seconds = kShortRetrySeconds) {
   const json::object error = {{"message", ToValidUtf8(message)},
                               {"type", TypeOf(http_status)},
                               {"param", field},
                               {"code", code}};
   Response response{.status = http_status, .body = WriteJson(json::object{{"error", error}})};
   if (http_status == 429 || http_status == 503) {
-    response.headers.emplace_back("Retry-After", kRetryAfterSeconds);
+    response.headers.emplace_back("Retry-After", retry_seconds);
   }
   return response;
 }
@@ -78,11 +87,13 @@ int HttpStatusOf(absl::StatusCode code) { return RowOf(code).http_status; }
 
 Response ErrorResponse(const absl::Status& status) {
   const CodeRow& row = RowOf(status.code());
-  json::value field = nullptr;
-  if (const auto payload = status.GetPayload(kFieldPayload); payload.has_value()) {
-    field = ToValidUtf8(std::string(*payload));
-  }
-  return MakeResponse(row.http_status, row.name, base::MessageOf(status), field);
+  const std::optional<std::string> field = PayloadOf(status, kFieldPayload);
+  return MakeResponse(
+      row.http_status,
+      row.name,
+      base::MessageOf(status),
+      field.has_value() ? json::value(ToValidUtf8(*field)) : json::value(nullptr),
+      PayloadOf(status, protocol::kRetrySecondsPayload).value_or(kShortRetrySeconds));
 }
 
 Response ErrorResponse(int http_status, std::string_view code, std::string_view message) {

@@ -17,7 +17,8 @@ absl::Status FieldError(std::string_view field, std::string_view problem);
 
 int HttpStatusOf(absl::StatusCode code);
 
-// {"error":{"message","type","param","code"}}, with Retry-After where trying again makes sense.
+// {"error":{"message","type","param","code"}}, with Retry-After where trying again makes sense:
+// after what protocol::kRetrySecondsPayload says, else after a second.
 Response ErrorResponse(const absl::Status& status);
 
 // The same for failures that only HTTP knows (405, 413, 431).

@@ -7,6 +7,7 @@
 #include <string>
 #include <thread>
 
+#include "absl/strings/cord.h"
 #include "boost/asio/connect.hpp"
 #include "boost/asio/io_context.hpp"
 #include "boost/asio/ip/tcp.hpp"
@@ -147,6 +148,19 @@ TEST_F(HttpServerTest, QueryStringsAndWrongMethods) {
   const auto response = client.Receive();
   EXPECT_EQ(response->result_int(), 405u);
   EXPECT_EQ((*response)[http::field::allow], "POST");
+}
+
+TEST_F(HttpServerTest, AFullQueueSaysWhenToComeAgain) {
+  Start();
+  absl::Status full = absl::ResourceExhaustedError("the queue is full");
+  full.SetPayload(protocol::kRetrySecondsPayload, absl::Cord("17"));
+  test_.sink.RefuseWith(full);
+  Client client = Connect();
+  client.Send(PostText("/v1/classify", kQuestion));
+  const auto response = client.Receive();
+  ASSERT_TRUE(response.has_value());
+  EXPECT_EQ(response->result_int(), 429u);
+  EXPECT_EQ((*response)[http::field::retry_after], "17");
 }
 
 TEST_F(HttpServerTest, BrokenJsonEndsTheRequestNotTheConnection) {

@@ -79,6 +79,10 @@ struct WorkResult {
   Usage usage;
 };
 
+// The key of a payload that ResourceExhausted carries: after how many whole seconds to come again,
+// as decimal digits, at least "1".
+inline constexpr char kRetrySecondsPayload[] = "zeroprefill/retry_seconds";
+
 // Where tokenized work goes: the scheduler of a rank in this process, later a worker behind gRPC.
 //
 // Thread safety: Submit from any thread. Never blocks.
@@ -89,9 +93,9 @@ class WorkSink {
   virtual ~WorkSink() = default;
 
   // Calls `done` exactly once, from a thread of the sink's, unless Submit itself fails:
-  // ResourceExhausted when the queue is full, InvalidArgument when the work can never fit (the
-  // message names the limit), Unavailable when shutting down. A request to stop through `cancel`
-  // drops the work if it has not started (`done` gets Cancelled).
+  // ResourceExhausted with kRetrySecondsPayload when the queue is full, InvalidArgument when the
+  // work can never fit (the message names the limit), Unavailable when shutting down. A request to
+  // stop through `cancel` drops the work if it has not started (`done` gets Cancelled).
   virtual absl::Status Submit(Work work, std::stop_token cancel, Done done) = 0;
 };
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/cord.h"
 #include "base/check.h"
 #include "base/logging.h"
 #include "fmt/format.h"
@@ -109,13 +110,16 @@ absl::Status Scheduler::CheckRoom(int64_t asked_tokens) const {
     return absl::OkStatus();
   }
   metrics_.refused.Increment();
-  return absl::ResourceExhaustedError(
+  const auto retry_seconds = static_cast<int64_t>(std::ceil(std::max(1.0, BacklogSeconds())));
+  absl::Status full = absl::ResourceExhaustedError(
       fmt::format("the queue is full: {} tokens wait, this request has {}, the limit is {}; it "
-                  "will have drained in about {:.0f} s",
+                  "will have drained in about {} s",
                   queue_tokens_,
                   asked_tokens,
                   options_.max_queue_tokens,
-                  std::ceil(BacklogSeconds())));
+                  retry_seconds));
+  full.SetPayload(protocol::kRetrySecondsPayload, absl::Cord(fmt::format("{}", retry_seconds)));
+  return full;
 }
 
 double Scheduler::backlog_seconds() const {

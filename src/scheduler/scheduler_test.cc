@@ -172,6 +172,20 @@ TEST(Scheduler, RefusesWhenTheQueueIsFullAndSaysWhenToComeAgain) {
   EXPECT_TRUE(Submit(scheduler, MakeWork("c", 11)).get().ok());
 }
 
+TEST(Scheduler, ARefusalSaysHowLongTheBacklogWillTake) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {.max_queue_tokens = 10'000});
+  std::future<Answer> first = OccupyEngine(engine, scheduler);
+  Submit(scheduler, MakeWork("a", 9'000));
+  // 9,001 tokens at the 1,000 a second that are assumed until a pass was measured.
+  EXPECT_DOUBLE_EQ(scheduler.backlog_seconds(), 9.001);
+  const absl::Status status = SubmitStatus(scheduler, MakeWork("b", 2'000));
+  EXPECT_THAT(base::MessageOf(status), HasSubstr("in about 10 s"));
+  EXPECT_EQ(status.GetPayload(protocol::kRetrySecondsPayload), absl::Cord("10"));
+  engine.LetGo();
+  EXPECT_TRUE(first.get().ok());
+}
+
 TEST(Scheduler, FailureOfOneWorkStaysItsOwn) {
   FakeEngine engine;
   Scheduler scheduler(engine, {});
