@@ -6,8 +6,10 @@
 #include <set>
 #include <utility>
 
+#include "base/check.h"
 #include "checkpoint/json_file.h"
 #include "checkpoint/model_family.h"
+#include "checkpoint/packed_experts.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/tensor_table.h"
 #include "fmt/format.h"
@@ -112,11 +114,7 @@ class ShardSet {
     std::set<std::string> file_names;
     for (const auto& field : weight_map.object()) {
       const std::string tensor(field.key());
-      ZP_ASSIGN_OR_RETURN(const std::string file_name, weight_map.String(tensor));
-      if (file_name.empty() || file_name[0] == '.' || file_name.find('/') != std::string::npos) {
-        return weight_map.Wrong(tensor,
-                                fmt::format("is '{}', which is no plain file name", file_name));
-      }
+      ZP_ASSIGN_OR_RETURN(const std::string file_name, weight_map.FileName(tensor));
       file_by_tensor.emplace(tensor, file_name);
       file_names.insert(file_name);
     }
@@ -155,9 +153,12 @@ class TensorResolver {
                  const std::string& directory)
       : family_(family), spec_(spec), shards_(shards), directory_(directory) {}
 
-  absl::StatusOr<std::vector<TensorView>> ResolveAll(const TensorSlots& slots) {
+  absl::StatusOr<std::vector<TensorView>> ResolveAll(const TensorSlots& slots, bool with_experts) {
     std::vector<TensorView> views(slots.slot_count());
     for (const TensorKey& key : TensorKeys(spec_)) {
+      if (key.expert >= 0 && !with_experts) {
+        continue;
+      }
       ZP_ASSIGN_OR_RETURN(views[slots.SlotOf(key)], Resolve(key));
     }
     ZP_RETURN_IF_ERROR(CheckAllUsed());
@@ -243,18 +244,23 @@ class FileCheckpoint final : public Checkpoint {
                  spec::ModelSpec spec,
                  std::string directory,
                  std::vector<std::unique_ptr<SafetensorsFile>> shards,
-                 std::vector<TensorView> views)
+                 std::vector<TensorView> views,
+                 bool has_expert_tensors)
       : family_(family),
         spec_(std::move(spec)),
         directory_(std::move(directory)),
         shards_(std::move(shards)),
         slots_(spec_),
-        views_(std::move(views)) {}
+        views_(std::move(views)),
+        has_expert_tensors_(has_expert_tensors) {}
 
   const spec::ModelSpec& spec() const override { return spec_; }
   const std::string& directory() const override { return directory_; }
+  bool has_expert_tensors() const override { return has_expert_tensors_; }
 
   const TensorView& Tensor(TensorRole role, int32_t layer, int32_t expert) const override {
+    ZP_CHECK(has_expert_tensors_ || expert < 0)
+        << directory_ << " is packed: expert " << expert << " of layer " << layer;
     const TensorView& view = views_[slots_.SlotOf({role, layer, expert})];
     for (const auto& shard : shards_) {
       if (shard->Holds(view.bytes)) {
@@ -278,6 +284,7 @@ class FileCheckpoint final : public Checkpoint {
   const std::vector<std::unique_ptr<SafetensorsFile>> shards_;
   const TensorSlots slots_;
   const std::vector<TensorView> views_;
+  const bool has_expert_tensors_;
 };
 
 }  // namespace
@@ -287,15 +294,25 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
                       JsonFile::Load(Join(directory, "config.json"), kMaxConfigBytes));
   ZP_ASSIGN_OR_RETURN(const ModelFamily* family, FamilyOf(config));
   ZP_ASSIGN_OR_RETURN(spec::ModelSpec spec, family->read_spec(config));
+  if (IsPackingUnfinished(directory)) {
+    return absl::FailedPreconditionError(
+        fmt::format("{}: its packing has not ended; run it again to finish it", directory));
+  }
+  const bool has_expert_tensors = !IsPacked(directory);
   ShardSet shards;
   ZP_RETURN_IF_ERROR(shards.OpenAll(directory));
   TensorResolver resolver(*family, spec, shards, directory);
   const TensorSlots slots(spec);
-  ZP_ASSIGN_OR_RETURN(std::vector<TensorView> views, resolver.ResolveAll(slots));
+  ZP_ASSIGN_OR_RETURN(std::vector<TensorView> views,
+                      resolver.ResolveAll(slots, has_expert_tensors));
   // The files know better than config.json.
   spec.weight_dtype = views[slots.SlotOf({TensorRole::kEmbedding})].dtype;
-  return std::make_unique<FileCheckpoint>(
-      *family, std::move(spec), directory, shards.TakeShards(), std::move(views));
+  return std::make_unique<FileCheckpoint>(*family,
+                                          std::move(spec),
+                                          directory,
+                                          shards.TakeShards(),
+                                          std::move(views),
+                                          has_expert_tensors);
 }
 
 absl::StatusOr<spec::ModelSpec> ReadModelSpec(const std::string& config_path) {

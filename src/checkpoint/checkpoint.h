@@ -1,5 +1,5 @@
 // A Hugging Face model directory, as it is: config.json and (sharded) safetensors, mapped
-// read-only.
+// read-only; or a packed one, whose safetensors hold all but the experts.
 //
 // Everything the files say is checked before it is believed: see safetensors.h. Opening checks that
 // each tensor that the family needs is there with the shape the config promises; the numbers
@@ -59,8 +59,12 @@ class Checkpoint {
   virtual const spec::ModelSpec& spec() const = 0;
   virtual const std::string& directory() const = 0;
 
+  // Whether the experts' weights are among the tensors. They are not where the directory is packed:
+  // there they lie in files of their own (packed_experts.h).
+  virtual bool has_expert_tensors() const { return true; }
+
   // The tensor of a role; `layer` and `expert` where the role has them. Present and of the promised
-  // shape, or Open had failed.
+  // shape, or Open had failed. REQUIRES: has_expert_tensors() for the roles of an expert.
   virtual const TensorView& Tensor(TensorRole role,
                                    int32_t layer = -1,
                                    int32_t expert = -1) const = 0;
