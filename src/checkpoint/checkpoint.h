@@ -1,6 +1,8 @@
 // A Hugging Face model directory, as it is: config.json and (sharded) safetensors, mapped
 // read-only; or a packed one, whose safetensors hold all but the experts.
 //
+// Weights of 8-bit numbers with scales (fp8.h) are given out widened to f32.
+//
 // Everything the files say is checked before it is believed: see safetensors.h. Opening checks that
 // each tensor that the family needs is there with the shape the config promises; the numbers
 // themselves are read only when asked for.
@@ -69,13 +71,17 @@ class Checkpoint {
                                    int32_t layer = -1,
                                    int32_t expert = -1) const = 0;
 
+  // The number format of that tensor, without touching its numbers.
+  virtual spec::DType DTypeOf(TensorRole role, int32_t layer = -1, int32_t expert = -1) const = 0;
+
   // The name of that tensor in the files, for messages.
   virtual std::string TensorName(TensorRole role,
                                  int32_t layer = -1,
                                  int32_t expert = -1) const = 0;
 
-  // Tells the system that a tensor's bytes will not be read again (they leave the page cache's
-  // mapping of this process).
+  // Says that a tensor's bytes will not be read again: mapped ones leave this process, widened ones
+  // are freed. A later Tensor() brings the same numbers back; a view of widened ones must not be
+  // read after its Release.
   virtual void Release(const TensorView& tensor) const = 0;
 };
 

@@ -79,7 +79,7 @@ std::vector<DenseTensor> ListDenseTensors(const checkpoint::Checkpoint& checkpoi
     if (key.expert < 0) {
       tensors.push_back({key,
                          {checkpoint.TensorName(key.role, key.layer),
-                          checkpoint.Tensor(key.role, key.layer).dtype,
+                          checkpoint.DTypeOf(key.role, key.layer),
                           checkpoint::ShapeOf(checkpoint.spec(), key.role)}});
     }
   }

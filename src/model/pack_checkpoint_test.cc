@@ -10,10 +10,12 @@
 #include <map>
 
 #include "base/checksum.h"
+#include "checkpoint/fp8_testing.h"
 #include "checkpoint/safetensors_writer.h"
 #include "checkpoint/synthetic.h"
 #include "checkpoint/tensor_table.h"
 #include "checkpoint/testing.h"
+#include "fmt/format.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "memory/buffer.h"
@@ -213,6 +215,34 @@ TEST_F(PackCheckpointTest, KeepsNumbersOfMixedWidthsAligned) {
                                  narrow->Tensor(checkpoint::TensorRole::kRouter, 2).bytes));
 }
 
+TEST_F(PackCheckpointTest, Packs8BitWeightsAsTheNumbersTheyStandFor) {
+  fs::remove_all(model_);
+  const checkpoint::Fp8Model model(model_);
+  const std::unique_ptr<ops::Kernels> kernels = CpuKernels(spec::DType::kBf16, pool_);
+  ASSERT_TRUE(Pack(*kernels, packed_).ok());
+  const auto opened = Checkpoint::Open(packed_);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_EQ((*opened)->DTypeOf(checkpoint::TensorRole::kQuery, 0), spec::DType::kF32);
+  const auto packed = checkpoint::ReadPackedExperts(packed_, TinySpec());
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  const memory::Buffer blob(packed->expert_bytes, "test");
+  const auto [h, i] = std::pair(TinySpec().model_dim, TinySpec().expert_dim);
+  for (int32_t expert = 0; expert < packed->expert_count; ++expert) {
+    const auto judge = [&](const char* part) {
+      return model.Judge(fmt::format("model.layers.2.mlp.experts.{}.{}_proj.weight", expert, part));
+    };
+    const auto matrix = [](const std::vector<float>& values, int64_t rows, int64_t cols) {
+      return ops::ConstMatrix{
+          reinterpret_cast<const std::byte*>(values.data()), spec::DType::kF32, rows, cols, cols};
+    };
+    const std::vector<float> gate = judge("gate");
+    const std::vector<float> up = judge("up");
+    const std::vector<float> down = judge("down");
+    kernels->PackExpert(matrix(gate, i, h), matrix(up, i, h), matrix(down, h, i), blob.bytes());
+    EXPECT_EQ(packed->layers[2].checksums[expert], base::Checksum(blob.bytes())) << expert;
+  }
+}
+
 TEST_F(PackCheckpointTest, ReportsEveryByte) {
   PackProgress last;
   const auto result =
@@ -343,6 +373,9 @@ class VastCheckpoint final : public Checkpoint {
   const std::string& directory() const override { return directory_; }
   const checkpoint::TensorView& Tensor(checkpoint::TensorRole, int32_t, int32_t) const override {
     return view_;
+  }
+  spec::DType DTypeOf(checkpoint::TensorRole, int32_t, int32_t) const override {
+    return view_.dtype;
   }
   std::string TensorName(checkpoint::TensorRole, int32_t, int32_t) const override { return "x"; }
   void Release(const checkpoint::TensorView&) const override {}
