@@ -3,6 +3,7 @@
 #include "apps/bench.h"
 #include "apps/demo.h"
 #include "apps/inspect.h"
+#include "apps/pack.h"
 #include "apps/score.h"
 #include "apps/serve.h"
 #include "apps/synth.h"
@@ -13,6 +14,7 @@ int main(int argc, char** argv) {
   zp::apps::AddBenchCommand(app);
   zp::apps::AddDemoCommand(app);
   zp::apps::AddInspectCommand(app);
+  zp::apps::AddPackCommand(app);
   zp::apps::AddScoreCommand(app);
   zp::apps::AddServeCommand(app);
   zp::apps::AddSynthCommand(app);

@@ -3,31 +3,30 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
+#include "base/check.h"
+#include "checkpoint/fp8.h"
 #include "checkpoint/json_file.h"
+#include "checkpoint/lazy_tensors.h"
 #include "checkpoint/model_family.h"
+#include "checkpoint/packed_experts.h"
 #include "checkpoint/safetensors.h"
+#include "checkpoint/shard_set.h"
 #include "checkpoint/tensor_table.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
+#include "memory/buffer.h"
 
 namespace zp::checkpoint {
 namespace {
 
 constexpr int64_t kMaxConfigBytes = int64_t{4} << 20;
-constexpr int64_t kMaxIndexBytes = int64_t{64} << 20;  // Qwen3-235B-A22B: 3 MB
-constexpr const char* kSingleFileName = "model.safetensors";
-constexpr const char* kIndexName = "model.safetensors.index.json";
 
 std::string Join(const std::string& directory, std::string_view name) {
   return (std::filesystem::path(directory) / name).string();
-}
-
-bool Exists(const std::string& path) {
-  std::error_code ignored;
-  return std::filesystem::exists(path, ignored);
 }
 
 absl::StatusOr<const ModelFamily*> FamilyOf(const JsonFile& config) {
@@ -49,101 +48,10 @@ absl::StatusOr<const ModelFamily*> FamilyOf(const JsonFile& config) {
   return *family;
 }
 
-// Every file's tensors under one roof.
-class ShardSet {
- public:
-  absl::Status OpenAll(const std::string& directory) {
-    directory_ = directory;
-    if (Exists(Join(directory, kSingleFileName))) {
-      return OpenShard(kSingleFileName);
-    }
-    if (!Exists(Join(directory, kIndexName))) {
-      return absl::NotFoundError(
-          fmt::format("{}: has neither a {} nor a {}", directory, kSingleFileName, kIndexName));
-    }
-    return OpenIndexed();
-  }
-
-  const TensorView* Find(const std::string& name) const {
-    const auto found = tensors_.find(name);
-    return found == tensors_.end() ? nullptr : found->second.view;
-  }
-
-  const std::string& FileOf(const std::string& name) const {
-    return tensors_.at(name).shard->path();
-  }
-
-  std::vector<std::string> Names() const {
-    std::vector<std::string> names;
-    for (const auto& [name, tensor] : tensors_) {
-      names.push_back(name);
-    }
-    return names;
-  }
-
-  std::vector<std::unique_ptr<SafetensorsFile>> TakeShards() { return std::move(shards_); }
-
- private:
-  struct Located {
-    const TensorView* view;
-    const SafetensorsFile* shard;
-  };
-
-  absl::Status OpenShard(std::string_view file_name) {
-    ZP_ASSIGN_OR_RETURN(shards_.emplace_back(), SafetensorsFile::Open(Join(directory_, file_name)));
-    const SafetensorsFile& shard = *shards_.back();
-    for (const auto& [name, view] : shard.tensors()) {
-      const auto [place, is_new] = tensors_.try_emplace(name, Located{&view, &shard});
-      if (!is_new) {
-        return absl::InvalidArgumentError(fmt::format("tensor '{}' is in two files: {} and {}",
-                                                      name,
-                                                      place->second.shard->path(),
-                                                      shard.path()));
-      }
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status OpenIndexed() {
-    ZP_ASSIGN_OR_RETURN(const JsonFile index,
-                        JsonFile::Load(Join(directory_, kIndexName), kMaxIndexBytes));
-    ZP_ASSIGN_OR_RETURN(const JsonFile weight_map, index.Object("weight_map"));
-    std::map<std::string, std::string> file_by_tensor;
-    std::set<std::string> file_names;
-    for (const auto& field : weight_map.object()) {
-      const std::string tensor(field.key());
-      ZP_ASSIGN_OR_RETURN(const std::string file_name, weight_map.String(tensor));
-      if (file_name.empty() || file_name[0] == '.' || file_name.find('/') != std::string::npos) {
-        return weight_map.Wrong(tensor,
-                                fmt::format("is '{}', which is no plain file name", file_name));
-      }
-      file_by_tensor.emplace(tensor, file_name);
-      file_names.insert(file_name);
-    }
-    if (file_names.empty()) {
-      return index.Wrong("weight_map", "names no file");
-    }
-    for (const std::string& file_name : file_names) {
-      if (!Exists(Join(directory_, file_name))) {
-        return absl::NotFoundError(fmt::format("{}: is missing, though {} names it as a shard",
-                                               Join(directory_, file_name),
-                                               index.path()));
-      }
-      ZP_RETURN_IF_ERROR(OpenShard(file_name));
-    }
-    for (const auto& [tensor, file_name] : file_by_tensor) {
-      const std::string path = Join(directory_, file_name);
-      if (Find(tensor) == nullptr || FileOf(tensor) != path) {
-        return absl::NotFoundError(
-            fmt::format("{}: has no tensor '{}', though {} says so", path, tensor, index.path()));
-      }
-    }
-    return absl::OkStatus();
-  }
-
-  std::string directory_;
-  std::vector<std::unique_ptr<SafetensorsFile>> shards_;
-  std::map<std::string, Located> tensors_;
+// Where the tensors of a model are.
+struct ResolvedTensors {
+  std::vector<TensorView> views;  // by slot (TensorSlots); without bytes for 8-bit weights
+  std::map<size_t, Fp8Weight> fp8_by_slot;
 };
 
 // Finds the tensors that a spec promises among those the files have.
@@ -151,24 +59,39 @@ class TensorResolver {
  public:
   TensorResolver(const ModelFamily& family,
                  const spec::ModelSpec& spec,
+                 std::optional<Fp8Blocks> fp8_blocks,
                  const ShardSet& shards,
                  const std::string& directory)
-      : family_(family), spec_(spec), shards_(shards), directory_(directory) {}
+      : family_(family),
+        spec_(spec),
+        fp8_blocks_(fp8_blocks),
+        shards_(shards),
+        directory_(directory) {}
 
-  absl::StatusOr<std::vector<TensorView>> ResolveAll(const TensorSlots& slots) {
-    std::vector<TensorView> views(slots.slot_count());
+  absl::StatusOr<ResolvedTensors> ResolveAll(const TensorSlots& slots, bool with_experts) {
+    ResolvedTensors tensors;
+    tensors.views.resize(slots.slot_count());
     for (const TensorKey& key : TensorKeys(spec_)) {
-      ZP_ASSIGN_OR_RETURN(views[slots.SlotOf(key)], Resolve(key));
+      if (key.expert >= 0 && !with_experts) {
+        continue;
+      }
+      const size_t slot = slots.SlotOf(key);
+      if (const Fp8Tensor* fp8 = shards_.FindFp8(family_.tensor_name(key)); fp8 != nullptr) {
+        ZP_ASSIGN_OR_RETURN(tensors.fp8_by_slot[slot], ResolveFp8(key, *fp8));
+        tensors.views[slot] = {spec::DType::kF32, fp8->shape, {}};
+        continue;
+      }
+      ZP_ASSIGN_OR_RETURN(tensors.views[slot], Resolve(key));
     }
     ZP_RETURN_IF_ERROR(CheckAllUsed());
-    return views;
+    return tensors;
   }
 
  private:
   absl::StatusOr<TensorView> Resolve(const TensorKey& key) {
     const std::string name = family_.tensor_name(key);
     if (const TensorView* view = shards_.Find(name); view != nullptr) {
-      ZP_RETURN_IF_ERROR(CheckShape(name, *view, ShapeOf(spec_, key.role)));
+      ZP_RETURN_IF_ERROR(CheckShape(name, view->shape, ShapeOf(spec_, key.role)));
       used_.insert(name);
       return *view;
     }
@@ -191,7 +114,7 @@ class TensorResolver {
     std::vector<int64_t> shape = ShapeOf(spec_, key.role);
     const int64_t columns = shape[1];
     ZP_RETURN_IF_ERROR(
-        CheckShape(source.name, fused, {spec_.expert_count, source.fused_rows, columns}));
+        CheckShape(source.name, fused.shape, {spec_.expert_count, source.fused_rows, columns}));
     used_.insert(source.name);
     const size_t row_bytes = columns * spec::SizeOf(fused.dtype);
     const size_t first_row = key.expert * source.fused_rows + source.first_row;
@@ -199,17 +122,56 @@ class TensorResolver {
     return TensorView{fused.dtype, std::move(shape), bytes};
   }
 
+  // A weight of 8-bit numbers and the tensor of its scales.
+  absl::StatusOr<Fp8Weight> ResolveFp8(const TensorKey& key, const Fp8Tensor& fp8) {
+    const std::string name = family_.tensor_name(key);
+    const std::string scale_name = name + "_scale_inv";
+    ZP_RETURN_IF_ERROR(CheckShape(name, fp8.shape, ShapeOf(spec_, key.role)));
+    if (!fp8_blocks_.has_value() || fp8.shape.size() != 2) {
+      return absl::InvalidArgumentError(
+          fmt::format("{}: tensor '{}' has 8-bit numbers, but {}",
+                      shards_.FileOf(name),
+                      name,
+                      fp8_blocks_.has_value() ? "it is no matrix, only matrices have scales"
+                                              : "config.json has no quantization_config"));
+    }
+    const TensorView* scales = shards_.Find(scale_name);
+    if (scales == nullptr) {
+      return absl::NotFoundError(
+          fmt::format("{}: tensor '{}', the scales of the 8-bit numbers of '{}', is in no file",
+                      directory_,
+                      scale_name,
+                      name));
+    }
+    if (scales->dtype == spec::DType::kF16) {
+      return absl::UnimplementedError(
+          fmt::format("{}: tensor '{}' is f16, but only bf16 and f32 scales are read",
+                      shards_.FileOf(scale_name),
+                      scale_name));
+    }
+    const auto [block_rows, block_cols] = *fp8_blocks_;
+    const int64_t rows = fp8.shape[0];
+    const int64_t cols = fp8.shape[1];
+    ZP_RETURN_IF_ERROR(
+        CheckShape(scale_name,
+                   scales->shape,
+                   {(rows + block_rows - 1) / block_rows, (cols + block_cols - 1) / block_cols}));
+    used_.insert(name);
+    used_.insert(scale_name);
+    return Fp8Weight{fp8.bytes, rows, cols, *scales, *fp8_blocks_};
+  }
+
   absl::Status CheckShape(const std::string& name,
-                          const TensorView& view,
+                          const std::vector<int64_t>& shape,
                           const std::vector<int64_t>& expected) const {
-    if (view.shape == expected) {
+    if (shape == expected) {
       return absl::OkStatus();
     }
     return absl::InvalidArgumentError(
         fmt::format("{}: tensor '{}' has shape [{}], but config.json promises [{}]",
                     shards_.FileOf(name),
                     name,
-                    fmt::join(view.shape, ", "),
+                    fmt::join(shape, ", "),
                     fmt::join(expected, ", ")));
   }
 
@@ -232,6 +194,7 @@ class TensorResolver {
 
   const ModelFamily& family_;
   const spec::ModelSpec& spec_;
+  const std::optional<Fp8Blocks> fp8_blocks_;
   const ShardSet& shards_;
   const std::string& directory_;
   std::set<std::string> used_;
@@ -243,41 +206,74 @@ class FileCheckpoint final : public Checkpoint {
                  spec::ModelSpec spec,
                  std::string directory,
                  std::vector<std::unique_ptr<SafetensorsFile>> shards,
-                 std::vector<TensorView> views)
+                 ResolvedTensors tensors,
+                 bool has_expert_tensors)
       : family_(family),
         spec_(std::move(spec)),
         directory_(std::move(directory)),
         shards_(std::move(shards)),
         slots_(spec_),
-        views_(std::move(views)) {}
+        tensors_(std::move(tensors)),
+        widened_(tensors_.fp8_by_slot.empty() ? 0 : slots_.slot_count()),
+        has_expert_tensors_(has_expert_tensors) {}
 
   const spec::ModelSpec& spec() const override { return spec_; }
   const std::string& directory() const override { return directory_; }
+  bool has_expert_tensors() const override { return has_expert_tensors_; }
 
   const TensorView& Tensor(TensorRole role, int32_t layer, int32_t expert) const override {
-    const TensorView& view = views_[slots_.SlotOf({role, layer, expert})];
-    for (const auto& shard : shards_) {
-      if (shard->Holds(view.bytes)) {
-        shard->ReadAhead(view.bytes);
-        break;
-      }
+    ZP_CHECK(has_expert_tensors_ || expert < 0)
+        << directory_ << " is packed: expert " << expert << " of layer " << layer;
+    const size_t slot = slots_.SlotOf({role, layer, expert});
+    if (const auto fp8 = tensors_.fp8_by_slot.find(slot); fp8 != tensors_.fp8_by_slot.end()) {
+      return widened_.Get(slot, [&] { return MakeWidened(tensors_.views[slot], fp8->second); });
     }
-    return view;
+    ReadAhead(tensors_.views[slot].bytes);
+    return tensors_.views[slot];
+  }
+
+  spec::DType DTypeOf(TensorRole role, int32_t layer, int32_t expert) const override {
+    return tensors_.views[slots_.SlotOf({role, layer, expert})].dtype;
   }
 
   std::string TensorName(TensorRole role, int32_t layer, int32_t expert) const override {
     return family_.tensor_name({role, layer, expert});
   }
 
-  void Release(const TensorView& tensor) const override { ReleasePages(tensor.bytes); }
+  void Release(const TensorView& tensor) const override {
+    if (!widened_.Release(tensor)) {
+      ReleasePages(tensor.bytes);
+    }
+  }
 
  private:
+  MadeTensor MakeWidened(TensorView view, const Fp8Weight& weight) const {
+    const int64_t count = weight.rows * weight.cols;
+    memory::Buffer numbers(count * sizeof(float), "widened weights");
+    ReadAhead(weight.numbers);
+    Widen(weight, {numbers.as<float>(), static_cast<size_t>(count)});
+    ReleasePages(weight.numbers);
+    view.bytes = numbers.bytes();
+    return {std::move(view), std::move(numbers)};
+  }
+
+  void ReadAhead(std::span<const std::byte> bytes) const {
+    for (const auto& shard : shards_) {
+      if (shard->Holds(bytes)) {
+        shard->ReadAhead(bytes);
+        return;
+      }
+    }
+  }
+
   const ModelFamily& family_;
   const spec::ModelSpec spec_;
   const std::string directory_;
   const std::vector<std::unique_ptr<SafetensorsFile>> shards_;
   const TensorSlots slots_;
-  const std::vector<TensorView> views_;
+  const ResolvedTensors tensors_;
+  mutable LazyTensors widened_;
+  const bool has_expert_tensors_;
 };
 
 }  // namespace
@@ -287,15 +283,25 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
                       JsonFile::Load(Join(directory, "config.json"), kMaxConfigBytes));
   ZP_ASSIGN_OR_RETURN(const ModelFamily* family, FamilyOf(config));
   ZP_ASSIGN_OR_RETURN(spec::ModelSpec spec, family->read_spec(config));
+  if (IsPackingUnfinished(directory)) {
+    return absl::FailedPreconditionError(
+        fmt::format("{}: its packing has not ended; run it again to finish it", directory));
+  }
+  const bool has_expert_tensors = !IsPacked(directory);
   ShardSet shards;
   ZP_RETURN_IF_ERROR(shards.OpenAll(directory));
-  TensorResolver resolver(*family, spec, shards, directory);
+  ZP_ASSIGN_OR_RETURN(const std::optional<Fp8Blocks> fp8_blocks, ReadFp8Blocks(config));
+  TensorResolver resolver(*family, spec, fp8_blocks, shards, directory);
   const TensorSlots slots(spec);
-  ZP_ASSIGN_OR_RETURN(std::vector<TensorView> views, resolver.ResolveAll(slots));
+  ZP_ASSIGN_OR_RETURN(ResolvedTensors tensors, resolver.ResolveAll(slots, has_expert_tensors));
   // The files know better than config.json.
-  spec.weight_dtype = views[slots.SlotOf({TensorRole::kEmbedding})].dtype;
-  return std::make_unique<FileCheckpoint>(
-      *family, std::move(spec), directory, shards.TakeShards(), std::move(views));
+  spec.weight_dtype = tensors.views[slots.SlotOf({TensorRole::kEmbedding})].dtype;
+  return std::make_unique<FileCheckpoint>(*family,
+                                          std::move(spec),
+                                          directory,
+                                          shards.TakeShards(),
+                                          std::move(tensors),
+                                          has_expert_tensors);
 }
 
 absl::StatusOr<spec::ModelSpec> ReadModelSpec(const std::string& config_path) {

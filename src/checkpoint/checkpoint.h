@@ -1,5 +1,7 @@
 // A Hugging Face model directory, as it is: config.json and (sharded) safetensors, mapped
-// read-only.
+// read-only; or a packed one, whose safetensors hold all but the experts.
+//
+// Weights of 8-bit numbers with scales (fp8.h) are given out widened to f32.
 //
 // Everything the files say is checked before it is believed: see safetensors.h. Opening checks that
 // each tensor that the family needs is there with the shape the config promises; the numbers
@@ -59,19 +61,27 @@ class Checkpoint {
   virtual const spec::ModelSpec& spec() const = 0;
   virtual const std::string& directory() const = 0;
 
+  // Whether the experts' weights are among the tensors. They are not where the directory is packed:
+  // there they lie in files of their own (packed_experts.h).
+  virtual bool has_expert_tensors() const { return true; }
+
   // The tensor of a role; `layer` and `expert` where the role has them. Present and of the promised
-  // shape, or Open had failed.
+  // shape, or Open had failed. REQUIRES: has_expert_tensors() for the roles of an expert.
   virtual const TensorView& Tensor(TensorRole role,
                                    int32_t layer = -1,
                                    int32_t expert = -1) const = 0;
+
+  // The number format of that tensor, without touching its numbers.
+  virtual spec::DType DTypeOf(TensorRole role, int32_t layer = -1, int32_t expert = -1) const = 0;
 
   // The name of that tensor in the files, for messages.
   virtual std::string TensorName(TensorRole role,
                                  int32_t layer = -1,
                                  int32_t expert = -1) const = 0;
 
-  // Tells the system that a tensor's bytes will not be read again (they leave the page cache's
-  // mapping of this process).
+  // Says that a tensor's bytes will not be read again: mapped ones leave this process, widened ones
+  // are freed. A later Tensor() brings the same numbers back; a view of widened ones must not be
+  // read after its Release.
   virtual void Release(const TensorView& tensor) const = 0;
 };
 

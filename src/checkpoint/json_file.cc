@@ -154,6 +154,15 @@ absl::StatusOr<std::string> JsonFile::String(std::string_view field,
   return WrongType(field, "a string", value);
 }
 
+absl::StatusOr<std::string> JsonFile::FileName(std::string_view field) const {
+  ZP_ASSIGN_OR_RETURN(std::string name, String(field));
+  if (name.empty() || name[0] == '.' || name.find('/') != std::string::npos ||
+      name.find('\0') != std::string::npos) {
+    return Wrong(field, fmt::format("is '{}', which is no plain file name", name));
+  }
+  return name;
+}
+
 absl::StatusOr<std::vector<int64_t>> JsonFile::Integers(std::string_view field,
                                                         int64_t min,
                                                         int64_t max) const {

@@ -38,6 +38,8 @@ class JsonFile {
   absl::StatusOr<bool> Bool(std::string_view field, bool fallback) const;
   absl::StatusOr<std::string> String(std::string_view field,
                                      std::optional<std::string> fallback = std::nullopt) const;
+  // The name of a file beside this one: not hidden, no path.
+  absl::StatusOr<std::string> FileName(std::string_view field) const;
   // Lists; an absent one is empty.
   absl::StatusOr<std::vector<int64_t>> Integers(std::string_view field,
                                                 int64_t min,

@@ -145,7 +145,7 @@ TEST_F(ModelConfigTest, SaysWhatIsNotSupported) {
   ExpectUnsupported("\"bfloat16\"", "\"int8\"", "'torch_dtype' is 'int8'");
   ExpectUnsupported("\"sliding_window\": null",
                     R"("quantization_config": {"bits": 4})",
-                    "'quantization_config' is set");
+                    "'quantization_config.quant_method' is 'none', but only 'fp8' is supported");
 }
 
 TEST_F(ModelConfigTest, RefusesWhatIsNoJson) {

@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "checkpoint/fp8.h"
 #include "checkpoint/qwen3_moe.h"
 #include "fmt/format.h"
 
@@ -79,9 +80,7 @@ absl::Status ReadAttentionShape(const JsonFile& config, spec::ModelSpec& spec) {
 }
 
 absl::Status CheckPlainOptions(const JsonFile& config) {
-  if (config.Has("quantization_config")) {
-    return config.Unsupported("quantization_config", "is set, but quantized weights are not read");
-  }
+  ZP_RETURN_IF_ERROR(ReadFp8Blocks(config).status());
   ZP_ASSIGN_OR_RETURN(const std::string activation, config.String("hidden_act", "silu"));
   if (activation != "silu") {
     return config.Unsupported("hidden_act",

@@ -109,19 +109,24 @@ absl::Status SafetensorsFile::ReadHeader() {
                       ParseSafetensorsHeader(header, content_bytes - header_bytes, path_));
   for (HeaderEntry& entry : entries) {
     const std::byte* begin = data_section + entry.begin;
-    if (reinterpret_cast<uintptr_t>(begin) % spec::SizeOf(entry.dtype) != 0) {
+    if (entry.dtype.has_value() &&
+        reinterpret_cast<uintptr_t>(begin) % spec::SizeOf(*entry.dtype) != 0) {
       return absl::InvalidArgumentError(
           fmt::format("{}: tensor '{}' begins at byte {} of the file, which is no multiple of the "
                       "{} bytes of a {} number",
                       path_,
                       entry.name,
                       begin - data_,
-                      spec::SizeOf(entry.dtype),
-                      spec::NameOf(entry.dtype)));
+                      spec::SizeOf(*entry.dtype),
+                      spec::NameOf(*entry.dtype)));
     }
-    tensors_.emplace(
-        std::move(entry.name),
-        TensorView{entry.dtype, std::move(entry.shape), {begin, entry.end - entry.begin}});
+    const std::span bytes(begin, entry.end - entry.begin);
+    if (entry.dtype.has_value()) {
+      tensors_.emplace(std::move(entry.name),
+                       TensorView{*entry.dtype, std::move(entry.shape), bytes});
+    } else {
+      fp8_tensors_.emplace(std::move(entry.name), Fp8Tensor{std::move(entry.shape), bytes});
+    }
   }
   return absl::OkStatus();
 }

@@ -13,11 +13,17 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/status.h"
 #include "checkpoint/checkpoint.h"
 
 namespace zp::checkpoint {
+
+struct Fp8Tensor {
+  std::vector<int64_t> shape;
+  std::span<const std::byte> bytes;
+};
 
 class SafetensorsFile {
  public:
@@ -30,6 +36,8 @@ class SafetensorsFile {
 
   const std::string& path() const { return path_; }
   const std::map<std::string, TensorView, std::less<>>& tensors() const { return tensors_; }
+  // Those of 8-bit numbers (F8_E4M3), which are no weights without their scales.
+  const std::map<std::string, Fp8Tensor, std::less<>>& fp8_tensors() const { return fp8_tensors_; }
   // nullptr where the file has no tensor of this name.
   const TensorView* Find(std::string_view name) const;
 
@@ -46,6 +54,7 @@ class SafetensorsFile {
   const std::byte* const data_;
   const size_t size_bytes_;
   std::map<std::string, TensorView, std::less<>> tensors_;
+  std::map<std::string, Fp8Tensor, std::less<>> fp8_tensors_;
   // File range whose reading was last started. Two threads may mix their halves: it is a hint.
   mutable std::atomic<size_t> ahead_begin_{0};
   mutable std::atomic<size_t> ahead_end_{0};

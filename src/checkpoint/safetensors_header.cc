@@ -159,17 +159,13 @@ class JsonScanner {
   std::string error_;
 };
 
-std::optional<spec::DType> ParseDType(std::string_view name) {
-  if (name == "BF16") {
-    return spec::DType::kBf16;
-  }
-  if (name == "F16") {
-    return spec::DType::kF16;
-  }
-  if (name == "F32") {
-    return spec::DType::kF32;
-  }
-  return std::nullopt;
+// False for a dtype that cannot be read.
+bool ParseDType(std::string_view name, std::optional<spec::DType>& dtype) {
+  dtype = name == "BF16"  ? std::optional(spec::DType::kBf16)
+          : name == "F16" ? std::optional(spec::DType::kF16)
+          : name == "F32" ? std::optional(spec::DType::kF32)
+                          : std::nullopt;
+  return dtype.has_value() || name == "F8_E4M3";
 }
 
 // One entry as it stands in the text, nothing checked but the grammar.
@@ -220,8 +216,8 @@ bool SkipMetadata(JsonScanner& scanner) {
 }
 
 // Bytes of a dense tensor, or nothing where that overflows.
-std::optional<uint64_t> DenseBytes(const std::vector<uint64_t>& shape, spec::DType dtype) {
-  uint64_t size_bytes = spec::SizeOf(dtype);
+std::optional<uint64_t> DenseBytes(const std::vector<uint64_t>& shape, size_t element_bytes) {
+  uint64_t size_bytes = element_bytes;
   for (const uint64_t extent : shape) {
     if (extent > INT64_MAX || __builtin_mul_overflow(size_bytes, extent, &size_bytes)) {
       return std::nullopt;
@@ -237,13 +233,13 @@ absl::StatusOr<HeaderEntry> CheckEntry(std::string name,
   const auto wrong = [&](const std::string& what) {
     return absl::InvalidArgumentError(fmt::format("{}: tensor '{}': {}", path, name, what));
   };
-  const std::optional<spec::DType> dtype = ParseDType(raw.dtype);
-  if (!dtype.has_value()) {
-    return absl::UnimplementedError(
-        fmt::format("{}: tensor '{}' has dtype '{}', but only BF16, F16 and F32 can be read",
-                    path,
-                    name,
-                    raw.dtype));
+  HeaderEntry entry;
+  if (!ParseDType(raw.dtype, entry.dtype)) {
+    return absl::UnimplementedError(fmt::format(
+        "{}: tensor '{}' has dtype '{}', but only BF16, F16, F32 and F8_E4M3 can be read",
+        path,
+        name,
+        raw.dtype));
   }
   if (raw.data_offsets.size() != 2) {
     return wrong(fmt::format("data_offsets needs 2 numbers, but has {}", raw.data_offsets.size()));
@@ -261,7 +257,7 @@ absl::StatusOr<HeaderEntry> CheckEntry(std::string name,
                     end,
                     data_bytes));
   }
-  const std::optional<uint64_t> dense_bytes = DenseBytes(raw.shape, *dtype);
+  const std::optional<uint64_t> dense_bytes = DenseBytes(raw.shape, ElementBytes(entry));
   if (!dense_bytes.has_value()) {
     return wrong(fmt::format("shape [{}] is larger than any memory", fmt::join(raw.shape, ", ")));
   }
@@ -274,7 +270,9 @@ absl::StatusOr<HeaderEntry> CheckEntry(std::string name,
                              end,
                              end - begin));
   }
-  HeaderEntry entry{std::move(name), *dtype, {}, begin, end};
+  entry.name = std::move(name);
+  entry.begin = begin;
+  entry.end = end;
   entry.shape.assign(raw.shape.begin(), raw.shape.end());
   return entry;
 }
@@ -311,6 +309,10 @@ absl::Status CheckLayout(std::vector<HeaderEntry>& entries,
 }
 
 }  // namespace
+
+size_t ElementBytes(const HeaderEntry& entry) {
+  return entry.dtype.has_value() ? spec::SizeOf(*entry.dtype) : 1;
+}
 
 absl::StatusOr<std::vector<HeaderEntry>> ParseSafetensorsHeader(std::string_view header,
                                                                 uint64_t data_bytes,

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,17 +26,19 @@ constexpr size_t kMaxRank = 8;
 
 struct HeaderEntry {
   std::string name;
-  spec::DType dtype = spec::DType::kF32;
+  std::optional<spec::DType> dtype = {};  // none: F8_E4M3, numbers of one byte (fp8.h)
   std::vector<int64_t> shape;
   uint64_t begin = 0;  // bytes from the start of the data section
   uint64_t end = 0;
 };
 
+size_t ElementBytes(const HeaderEntry& entry);
+
 // Reads the JSON text `header` of the file `path`, whose data section has `data_bytes` bytes.
 // What is returned is consistent: names are unique, dtype * shape is the byte range, and the
 // ranges, in the order of the entries, fill the data section without overlap or gap.
-// Errors: InvalidArgument (Unimplemented for a dtype other than BF16, F16, F32) names the file, the
-// tensor, what was expected and what was found.
+// Errors: InvalidArgument (Unimplemented for a dtype other than BF16, F16, F32, F8_E4M3) names the
+// file, the tensor, what was expected and what was found.
 absl::StatusOr<std::vector<HeaderEntry>> ParseSafetensorsHeader(std::string_view header,
                                                                 uint64_t data_bytes,
                                                                 const std::string& path);

@@ -92,9 +92,9 @@ TEST(SafetensorsHeader, RefusesTwoTensorsOfOneName) {
 
 TEST(SafetensorsHeader, RefusesDtypesItCannotRead) {
   const absl::Status status =
-      StatusOf(OneTensor(R"("dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4])"), 4);
+      StatusOf(OneTensor(R"("dtype":"F8_E5M2","shape":[4],"data_offsets":[0,4])"), 4);
   EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(base::MessageOf(status), HasSubstr("tensor 't' has dtype 'F8_E4M3'"));
+  EXPECT_THAT(base::MessageOf(status), HasSubstr("tensor 't' has dtype 'F8_E5M2'"));
 }
 
 TEST(SafetensorsHeader, RefusesOffsetsThatDoNotFit) {

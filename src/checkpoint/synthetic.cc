@@ -1,11 +1,9 @@
 #include "checkpoint/synthetic.h"
 
-#include <mutex>
 #include <string>
-#include <unordered_map>
 #include <utility>
-#include <vector>
 
+#include "checkpoint/lazy_tensors.h"
 #include "checkpoint/synthetic_tensors.h"
 #include "checkpoint/tensor_table.h"
 #include "memory/buffer.h"
@@ -16,7 +14,7 @@ namespace {
 class SyntheticCheckpoint final : public Checkpoint {
  public:
   SyntheticCheckpoint(const spec::ModelSpec& spec, uint64_t seed)
-      : spec_(spec), seed_(seed), slots_(spec), entries_(slots_.slot_count()) {}
+      : spec_(spec), seed_(seed), slots_(spec), tensors_(slots_.slot_count()) {}
 
   const spec::ModelSpec& spec() const override { return spec_; }
   const std::string& directory() const override { return directory_; }
@@ -24,63 +22,30 @@ class SyntheticCheckpoint final : public Checkpoint {
   const TensorView& Tensor(TensorRole role, int32_t layer, int32_t expert) const override {
     const bool is_tied_head = role == TensorRole::kOutputHead && spec_.tied_embeddings;
     const TensorKey key = {is_tied_head ? TensorRole::kEmbedding : role, layer, expert};
-    Entry& entry = entries_[slots_.SlotOf(key)];
-    std::lock_guard lock(entry.mutex);
-    if (entry.numbers.empty()) {
-      Generate(key, entry);
-    }
-    return entry.view;
+    return tensors_.Get(slots_.SlotOf(key), [&] { return Generate(key); });
   }
+
+  spec::DType DTypeOf(TensorRole, int32_t, int32_t) const override { return spec_.weight_dtype; }
 
   std::string TensorName(TensorRole role, int32_t layer, int32_t expert) const override {
     return SyntheticName({role, layer, expert});
   }
 
-  void Release(const TensorView& tensor) const override {
-    Entry* entry = TakeEntry(tensor.bytes.data());
-    if (entry != nullptr) {
-      std::lock_guard lock(entry->mutex);
-      entry->numbers = memory::Buffer();
-      entry->view.bytes = {};
-    }
-  }
+  void Release(const TensorView& tensor) const override { tensors_.Release(tensor); }
 
  private:
-  struct Entry {
-    std::mutex mutex;
-    TensorView view;
-    memory::Buffer numbers;
-  };
-
-  void Generate(const TensorKey& key, Entry& entry) const {
-    entry.numbers = memory::Buffer(TensorBytes(spec_, key.role), "synthetic weights");
-    SyntheticNumbers(spec_, seed_, key).Fill(0, entry.numbers.bytes());
-    entry.view = {spec_.weight_dtype, ShapeOf(spec_, key.role), entry.numbers.bytes()};
-    std::lock_guard lock(generated_mutex_);
-    generated_[entry.numbers.data()] = &entry;
-  }
-
-  // nullptr if it was released before.
-  Entry* TakeEntry(const std::byte* data) const {
-    std::lock_guard lock(generated_mutex_);
-    const auto found = generated_.find(data);
-    if (found == generated_.end()) {
-      return nullptr;
-    }
-    Entry* entry = found->second;
-    generated_.erase(found);
-    return entry;
+  MadeTensor Generate(const TensorKey& key) const {
+    memory::Buffer numbers(TensorBytes(spec_, key.role), "synthetic weights");
+    SyntheticNumbers(spec_, seed_, key).Fill(0, numbers.bytes());
+    const TensorView view = {spec_.weight_dtype, ShapeOf(spec_, key.role), numbers.bytes()};
+    return {view, std::move(numbers)};
   }
 
   const spec::ModelSpec spec_;
   const uint64_t seed_;
   const std::string directory_;
   const TensorSlots slots_;
-  mutable std::vector<Entry> entries_;
-  // A view may be copied, so Release finds its tensor by where the numbers lie. Locked within an
-  // entry's mutex, never around it.
-  mutable std::mutex generated_mutex_;
-  mutable std::unordered_map<const std::byte*, Entry*> generated_;
+  mutable LazyTensors tensors_;
 };
 
 }  // namespace

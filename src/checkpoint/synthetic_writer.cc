@@ -1,9 +1,4 @@
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <string>
 #include <system_error>
@@ -14,6 +9,8 @@
 #include "boost/json/serialize.hpp"
 #include "checkpoint/byte_tokenizer.h"
 #include "checkpoint/model_family.h"
+#include "checkpoint/output_file.h"
+#include "checkpoint/safetensors_writer.h"
 #include "checkpoint/synthetic.h"
 #include "checkpoint/synthetic_tensors.h"
 #include "fmt/format.h"
@@ -25,61 +22,6 @@ namespace fs = std::filesystem;
 namespace json = boost::json;
 
 constexpr size_t kChunkBytes = size_t{1} << 20;  // generated and written at once: stays in L2
-
-absl::Status SystemError(const std::string& path, const char* what) {
-  const int error = errno;
-  const std::string message = fmt::format("{}: cannot {}: {}", path, what, std::strerror(error));
-  return error == ENOSPC ? absl::ResourceExhaustedError(message)
-                         : absl::InvalidArgumentError(message);
-}
-
-class OutputFile {
- public:
-  static absl::StatusOr<OutputFile> Create(const std::string& path) {
-    const int descriptor = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (descriptor < 0) {
-      return SystemError(path, "create");
-    }
-    return OutputFile(path, descriptor);
-  }
-  ~OutputFile() {
-    if (descriptor_ >= 0) {
-      close(descriptor_);
-    }
-  }
-  OutputFile(OutputFile&& other) noexcept
-      : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
-  OutputFile& operator=(OutputFile&&) = delete;
-
-  absl::Status Write(std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-      const ssize_t written = write(descriptor_, bytes.data(), bytes.size());
-      if (written < 0 && errno != EINTR) {
-        return SystemError(path_, "write");
-      }
-      bytes = bytes.subspan(std::max<ssize_t>(written, 0));
-    }
-    return absl::OkStatus();
-  }
-  absl::Status Write(const std::string& text) { return Write(std::as_bytes(std::span(text))); }
-
-  absl::Status Close() {
-    return close(std::exchange(descriptor_, -1)) == 0 ? absl::OkStatus()
-                                                      : SystemError(path_, "close");
-  }
-
- private:
-  OutputFile(std::string path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
-
-  std::string path_;
-  int descriptor_;
-};
-
-absl::Status WriteFile(const std::string& path, const std::string& text) {
-  ZP_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(path));
-  ZP_RETURN_IF_ERROR(file.Write(text));
-  return file.Close();
-}
 
 // The model's tensors, in order, cut into files of at most `max_bytes` (or of one tensor).
 std::vector<std::vector<TensorKey>> PlanShards(const spec::ModelSpec& spec, size_t max_bytes) {
@@ -95,10 +37,6 @@ std::vector<std::vector<TensorKey>> PlanShards(const spec::ModelSpec& spec, size
     shard_bytes += tensor_bytes;
   }
   return shards;
-}
-
-std::string_view SafetensorsDType(spec::DType dtype) {
-  return dtype == spec::DType::kBf16 ? "BF16" : dtype == spec::DType::kF16 ? "F16" : "F32";
 }
 
 class ModelWriter {
@@ -173,23 +111,13 @@ class ModelWriter {
     return file.Close();
   }
 
-  // The header with its length before it, padded to a multiple of 8 bytes.
   std::string ShardHeader(const std::vector<TensorKey>& keys) const {
-    json::object header = {{"__metadata__", {{"format", "pt"}}}};
-    uint64_t offset = 0;
+    std::vector<TensorOutline> tensors;
+    tensors.reserve(keys.size());
     for (const TensorKey& key : keys) {
-      const uint64_t end = offset + TensorBytes(spec_, key.role);
-      const std::vector<int64_t> shape = ShapeOf(spec_, key.role);
-      const std::string_view dtype = SafetensorsDType(spec_.weight_dtype);
-      header[family_.tensor_name(key)] = {{"dtype", json::string_view(dtype.data(), dtype.size())},
-                                          {"shape", json::array(shape.begin(), shape.end())},
-                                          {"data_offsets", json::array{offset, end}}};
-      offset = end;
+      tensors.push_back({family_.tensor_name(key), spec_.weight_dtype, ShapeOf(spec_, key.role)});
     }
-    std::string text = json::serialize(header);
-    text.resize((text.size() + 7) / 8 * 8, ' ');
-    const uint64_t text_bytes = text.size();
-    return std::string(reinterpret_cast<const char*>(&text_bytes), sizeof(text_bytes)) + text;
+    return SafetensorsHeader(tensors);
   }
 
   absl::Status WriteTensor(const TensorKey& key, OutputFile& file) {
