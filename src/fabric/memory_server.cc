@@ -2,7 +2,9 @@
 
 #include <set>
 
+#include "base/check.h"
 #include "fabric/tcp_memory_server.h"
+#include "fabric/ucx_memory_server.h"
 #include "fmt/format.h"
 
 namespace zp::fabric {
@@ -16,7 +18,14 @@ absl::StatusOr<std::unique_ptr<MemoryServer>> ServeMemory(std::span<const Memory
           fmt::format("object {} has more than one region", region.object));
     }
   }
-  return MakeTcpMemoryServer(regions, options);
+  switch (options.transport) {
+    case PeerTransport::kTcp:
+      return MakeTcpMemoryServer(regions, options);
+    case PeerTransport::kUcx:
+      return MakeUcxMemoryServer(regions, options);
+  }
+  ZP_CHECK(false) << "transport " << static_cast<int>(options.transport);
+  return nullptr;
 }
 
 }  // namespace zp::fabric

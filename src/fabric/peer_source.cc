@@ -1,6 +1,7 @@
 #include "fabric/peer_source.h"
 
 #include "fabric/tcp_peer_source.h"
+#include "fabric/ucx_peer_source.h"
 #include "fmt/format.h"
 
 namespace zp::fabric {
@@ -16,7 +17,8 @@ absl::StatusOr<std::unique_ptr<ByteSource>> OpenPeerSource(const std::string& ad
     return absl::InvalidArgumentError(
         fmt::format("depth must be 1..{}, not {}", kMaxDepth, options.depth));
   }
-  return MakeTcpPeerSource(advertisement, options.depth);
+  return advertisement.starts_with("ucx ") ? MakeUcxPeerSource(advertisement, options.depth)
+                                           : MakeTcpPeerSource(advertisement, options.depth);
 }
 
 }  // namespace zp::fabric

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <map>
 #include <random>
+#include <thread>
 
 #include "fabric/descriptor.h"
 #include "fabric/memory_server.h"
@@ -254,6 +255,24 @@ TEST_P(PeerSource, CarriesOnAfterAbandon) {
   }
 }
 
+TEST_P(PeerSource, MayAbandonWhenItLikes) {
+  const Served served(GetParam());
+  const auto source = Open(served.advertisement());
+  std::mt19937 random(3);
+  std::vector<SliceDone> done;
+  for (uint64_t round = 0; round < 200; ++round) {
+    StartReads(*source, 8, 8 * round);
+    done.clear();
+    for (uint32_t polls = random() % 20; polls > 0; --polls) {
+      source->Poll(done);
+      std::this_thread::sleep_for(std::chrono::microseconds(random() % 100));
+    }
+    source->Abandon();
+    ASSERT_EQ(done.size() + WaitFor(*source, 8 - done.size()).size(), 8u);
+  }
+  ExpectGoodReads(*source, 8, 8000);
+}
+
 TEST_P(PeerSource, IsDestroyedWithReadsInFlight) {
   const Served served(GetParam());
   const auto source = Open(served.advertisement());
@@ -314,7 +333,7 @@ TEST_P(PeerSource, SaysThatNobodyListens) {
 
 INSTANTIATE_TEST_SUITE_P(Transports,
                          PeerSource,
-                         testing::Values(PeerTransport::kTcp),
+                         testing::Values(PeerTransport::kTcp, PeerTransport::kUcx),
                          [](const auto& info) {
                            return info.param == PeerTransport::kTcp ? "Tcp" : "Ucx";
                          });
