@@ -2,6 +2,7 @@
 
 #include "apps/bench_forward.h"
 #include "apps/bench_sharing.h"
+#include "apps/bench_stream.h"
 
 namespace zp::apps {
 
@@ -10,6 +11,7 @@ void AddBenchCommand(CLI::App& app) {
   bench->require_subcommand(1);
   AddBenchForwardCommand(*bench);
   AddBenchSharingCommand(*bench);
+  AddBenchStreamCommand(*bench);
 }
 
 }  // namespace zp::apps

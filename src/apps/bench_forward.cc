@@ -4,12 +4,12 @@
 #include <fstream>
 #include <map>
 #include <memory>
-#include <random>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "apps/bench_prompts.h"
 #include "apps/command.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
@@ -52,12 +52,6 @@ struct Case {
   std::map<std::string, double> seconds_by_op = {};
 };
 
-double Median(std::vector<double> values) {
-  std::ranges::sort(values);
-  const size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
-
 // A line "VmHWM:  1234 kB" of /proc/self/status, in bytes.
 int64_t ProcessMemoryBytes(const std::string& field) {
   std::ifstream status("/proc/self/status");
@@ -71,41 +65,14 @@ int64_t ProcessMemoryBytes(const std::string& field) {
 
 void ResetPeakMemory() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
-// Prompts of random tokens, each with another first token: nothing is shared. The last token's most
-// likely successor is asked, as llama-bench asks it.
-std::vector<protocol::Work> RandomPrompts(const Case& bench_case,
-                                          int32_t vocab_count,
-                                          uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::uniform_int_distribution<spec::TokenId> any_token(0, vocab_count - 1);
-  std::vector<protocol::Work> works;
-  for (int64_t begin = 0; begin < bench_case.tokens; begin += bench_case.prompt_tokens) {
-    protocol::Sequence sequence;
-    for (int64_t i = 0; i < bench_case.prompt_tokens; ++i) {
-      sequence.tokens.push_back(any_token(random));
-    }
-    sequence.tokens[0] = static_cast<spec::TokenId>(works.size());
-    sequence.rows.push_back({.position = static_cast<int32_t>(bench_case.prompt_tokens) - 1,
-                             .columns = {},
-                             .full_vocabulary = true,
-                             .top_count = 1});
-    works.push_back({.request_id = "bench", .sequences = {std::move(sequence)}});
-  }
-  return works;
-}
-
 absl::Status RunRound(engine::Engine& engine,
                       base::ThreadPool& probe_pool,
                       spec::DType dtype,
                       uint64_t seed,
                       Case& bench_case) {
   const std::vector<protocol::Work> works =
-      RandomPrompts(bench_case, engine.spec().vocab_count, seed);
-  std::vector<const protocol::Work*> batch;
-  batch.reserve(works.size());
-  for (const protocol::Work& work : works) {
-    batch.push_back(&work);
-  }
+      RandomPrompts(bench_case.tokens, bench_case.prompt_tokens, engine.spec().vocab_count, seed);
+  const std::vector<const protocol::Work*> batch = PointersTo(works);
   const double peak_before = ops::cpu::MeasurePeakFlops(dtype, probe_pool);
   ResetPeakMemory();
   const int64_t weight_bytes = bench_case.peak_memory_bytes == 0 ? ProcessMemoryBytes("VmRSS") : 0;

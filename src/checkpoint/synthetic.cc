@@ -13,8 +13,12 @@ namespace {
 
 class SyntheticCheckpoint final : public Checkpoint {
  public:
-  SyntheticCheckpoint(const spec::ModelSpec& spec, uint64_t seed)
-      : spec_(spec), seed_(seed), slots_(spec), tensors_(slots_.slot_count()) {}
+  SyntheticCheckpoint(const spec::ModelSpec& spec, uint64_t seed, std::string directory)
+      : spec_(spec),
+        seed_(seed),
+        directory_(std::move(directory)),
+        slots_(spec),
+        tensors_(slots_.slot_count()) {}
 
   const spec::ModelSpec& spec() const override { return spec_; }
   const std::string& directory() const override { return directory_; }
@@ -50,8 +54,10 @@ class SyntheticCheckpoint final : public Checkpoint {
 
 }  // namespace
 
-std::unique_ptr<Checkpoint> CreateSynthetic(const spec::ModelSpec& spec, uint64_t seed) {
-  return std::make_unique<SyntheticCheckpoint>(spec, seed);
+std::unique_ptr<Checkpoint> CreateSynthetic(const spec::ModelSpec& spec,
+                                            uint64_t seed,
+                                            std::string directory) {
+  return std::make_unique<SyntheticCheckpoint>(spec, seed, std::move(directory));
 }
 
 }  // namespace zp::checkpoint

@@ -20,8 +20,15 @@ namespace zp::checkpoint {
 
 // Tensors are generated when first asked for; Tensor() may be called from many threads. Release
 // frees the memory, and a later Tensor() generates the same numbers again: a view must not be read
-// after its Release, from any thread. directory() is empty.
-std::unique_ptr<Checkpoint> CreateSynthetic(const spec::ModelSpec& spec, uint64_t seed);
+// after its Release, from any thread. directory() is `directory`: empty, or the place of the files
+// that WriteSyntheticFiles wrote, for who wants to copy them.
+std::unique_ptr<Checkpoint> CreateSynthetic(const spec::ModelSpec& spec,
+                                            uint64_t seed,
+                                            std::string directory = "");
+
+// All of a synthetic checkpoint but its weights: config.json and a byte-level tokenizer. Errors as
+// WriteSynthetic's.
+absl::Status WriteSyntheticFiles(const spec::ModelSpec& spec, const std::string& directory);
 
 // Called with the bytes written so far and in all, after every megabyte or tensor.
 using WriteProgress = std::function<void(int64_t done_bytes, int64_t total_bytes)>;

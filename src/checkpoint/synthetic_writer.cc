@@ -57,7 +57,7 @@ class ModelWriter {
   }
 
   absl::Status Write(size_t max_shard_bytes) {
-    ZP_RETURN_IF_ERROR(PrepareDirectory());
+    ZP_RETURN_IF_ERROR(PrepareDirectory(total_bytes_));
     const std::vector<std::vector<TensorKey>> shards = PlanShards(spec_, max_shard_bytes);
     json::object file_by_tensor;
     for (size_t i = 0; i < shards.size(); ++i) {
@@ -71,6 +71,16 @@ class ModelWriter {
     const json::object index = {{"metadata", {{"total_size", total_bytes_}}},
                                 {"weight_map", std::move(file_by_tensor)}};
     ZP_RETURN_IF_ERROR(WriteFile(PathOf("model.safetensors.index.json"), json::serialize(index)));
+    return WriteSmallFiles();
+  }
+
+  absl::Status WriteFilesOnly() {
+    ZP_RETURN_IF_ERROR(PrepareDirectory(0));
+    return WriteSmallFiles();
+  }
+
+ private:
+  absl::Status WriteSmallFiles() {
     ZP_RETURN_IF_ERROR(WriteFile(PathOf("tokenizer.json"), ByteTokenizerJson(spec_.vocab_count)));
     ZP_RETURN_IF_ERROR(
         WriteFile(PathOf("tokenizer_config.json"), ByteTokenizerConfigJson(spec_.vocab_count)));
@@ -78,10 +88,9 @@ class ModelWriter {
     return WriteFile(PathOf("config.json"), json::serialize(family_.config_of(spec_)));
   }
 
- private:
   std::string PathOf(std::string_view name) const { return (fs::path(directory_) / name).string(); }
 
-  absl::Status PrepareDirectory() {
+  absl::Status PrepareDirectory(size_t weight_bytes) {
     std::error_code error;
     fs::create_directories(directory_, error);
     if (error) {
@@ -92,11 +101,11 @@ class ModelWriter {
       return absl::AlreadyExistsError(fmt::format("{}: already holds a model", directory_));
     }
     const fs::space_info space = fs::space(directory_, error);
-    if (!error && space.available < total_bytes_) {
+    if (!error && space.available < weight_bytes) {
       return absl::ResourceExhaustedError(
           fmt::format("{}: the model takes {} bytes, but the disk has {} left",
                       directory_,
-                      total_bytes_,
+                      weight_bytes,
                       space.available));
     }
     return absl::OkStatus();
@@ -144,14 +153,7 @@ class ModelWriter {
   std::vector<std::byte> chunk_;
 };
 
-}  // namespace
-
-absl::Status WriteSynthetic(const spec::ModelSpec& spec,
-                            uint64_t seed,
-                            const std::string& directory,
-                            const WriteProgress& progress,
-                            int64_t max_shard_bytes) {
-  ZP_ASSIGN_OR_RETURN(const ModelFamily* family, FindFamily(spec.family));
+absl::StatusOr<const ModelFamily*> FamilyFor(const spec::ModelSpec& spec) {
   if (spec.vocab_count < kByteTokens) {
     return absl::InvalidArgumentError(
         fmt::format("a vocabulary of {} tokens is too small for the byte-level tokenizer that a "
@@ -159,7 +161,23 @@ absl::Status WriteSynthetic(const spec::ModelSpec& spec,
                     spec.vocab_count,
                     kByteTokens));
   }
+  return FindFamily(spec.family);
+}
+
+}  // namespace
+
+absl::Status WriteSynthetic(const spec::ModelSpec& spec,
+                            uint64_t seed,
+                            const std::string& directory,
+                            const WriteProgress& progress,
+                            int64_t max_shard_bytes) {
+  ZP_ASSIGN_OR_RETURN(const ModelFamily* family, FamilyFor(spec));
   return ModelWriter(spec, *family, seed, directory, progress).Write(max_shard_bytes);
+}
+
+absl::Status WriteSyntheticFiles(const spec::ModelSpec& spec, const std::string& directory) {
+  ZP_ASSIGN_OR_RETURN(const ModelFamily* family, FamilyFor(spec));
+  return ModelWriter(spec, *family, /*seed=*/0, directory, {}).WriteFilesOnly();
 }
 
 }  // namespace zp::checkpoint

@@ -11,8 +11,11 @@
 #include "base/logging.h"
 #include "base/units.h"
 #include "experts/expert_gatherer.h"
+#include "experts/load_store.h"
+#include "fabric/file_source.h"
 #include "fmt/format.h"
 #include "model/expert_blob.h"
+#include "model/pack_checkpoint.h"
 #include "ops/cpu/cpu_kernels.h"
 #include "ops/reference/reference_kernels.h"
 
@@ -81,7 +84,7 @@ class FirstError {
 };
 
 // Fills the store with what this host keeps, one task per expert.
-absl::Status LoadExperts(const checkpoint::Checkpoint& checkpoint,
+absl::Status PackExperts(const checkpoint::Checkpoint& checkpoint,
                          const ops::Kernels& kernels,
                          base::ThreadPool& pool,
                          experts::ExpertStore& store) {
@@ -107,6 +110,34 @@ absl::Status LoadExperts(const checkpoint::Checkpoint& checkpoint,
   return error.status();
 }
 
+// The files of a packed directory as a source of all experts.
+absl::StatusOr<experts::ExpertSource> OpenPackedFiles(const checkpoint::PackedExperts& packed) {
+  experts::ExpertSource source{.kind = experts::SourceKind::kFile, .bytes = nullptr, .places = {}};
+  std::vector<std::string> paths;
+  for (const checkpoint::PackedLayer& layer : packed.layers) {
+    std::vector<experts::BlobPlace>& places = source.places.emplace_back();
+    if (layer.path.empty()) {
+      continue;
+    }
+    for (int32_t expert = 0; expert < packed.expert_count; ++expert) {
+      places.push_back({.is_there = true,
+                        .object = static_cast<uint32_t>(paths.size()),
+                        .offset = expert * packed.expert_bytes});
+    }
+    paths.push_back(layer.path);
+  }
+  ZP_ASSIGN_OR_RETURN(source.bytes, fabric::OpenFileSource(paths));
+  return source;
+}
+
+std::vector<std::vector<uint64_t>> ChecksumsOf(const checkpoint::PackedExperts& packed) {
+  std::vector<std::vector<uint64_t>> checksums;
+  for (const checkpoint::PackedLayer& layer : packed.layers) {
+    checksums.push_back(layer.checksums);
+  }
+  return checksums;
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const HostModel>> HostModel::Load(
@@ -122,16 +153,25 @@ absl::StatusOr<std::shared_ptr<const HostModel>> HostModel::Load(
   const experts::ExpertCatalog catalog =
       CatalogOf(checkpoint.spec(), host->weights_->expert_layout());
   ZP_ASSIGN_OR_RETURN(experts::Placement placement, PlaceExperts(catalog, options));
-  const bool all_kept = placement.max_missing_count(kThisHost) == 0;
-  if (!all_kept) {
-    return absl::ResourceExhaustedError(fmt::format(
-        "{}: the experts take {}, more than the expert memory; `zeroprefill pack` makes a "
-        "directory from which they stream",
-        checkpoint.directory(),
-        base::FormatBytes(static_cast<int64_t>(catalog.total_bytes()))));
-  }
   const auto store = std::make_shared<experts::ExpertStore>(std::move(placement), kThisHost);
-  ZP_RETURN_IF_ERROR(LoadExperts(checkpoint, *kernels, pool, *store));
+  if (!checkpoint.has_expert_tensors()) {
+    ZP_ASSIGN_OR_RETURN(host->packed_,
+                        checkpoint::ReadPackedExperts(checkpoint.directory(), checkpoint.spec()));
+    ZP_RETURN_IF_ERROR(model::CheckPackedLayout(*host->packed_, checkpoint.spec(), *kernels));
+    ZP_ASSIGN_OR_RETURN(experts::ExpertSource files, OpenPackedFiles(*host->packed_));
+    std::vector<experts::ExpertSource> sources;
+    sources.push_back(std::move(files));
+    ZP_RETURN_IF_ERROR(experts::LoadStore(*store, std::move(sources), ChecksumsOf(*host->packed_)));
+  } else if (store->placement().max_missing_count(kThisHost) == 0) {
+    ZP_RETURN_IF_ERROR(PackExperts(checkpoint, *kernels, pool, *store));
+  } else {
+    return absl::ResourceExhaustedError(
+        fmt::format("{}: its experts take {}, more than the expert memory. `zeroprefill pack` "
+                    "makes a directory "
+                    "from which they stream",
+                    checkpoint.directory(),
+                    base::FormatBytes(static_cast<int64_t>(catalog.total_bytes()))));
+  }
   host->store_ = store;
   return host;
 }
@@ -152,10 +192,16 @@ absl::StatusOr<std::unique_ptr<ops::Kernels>> HostModel::CreateKernels(
 absl::StatusOr<std::unique_ptr<experts::ExpertProvider>> HostModel::OpenExperts(
     int32_t rank, base::Trace* trace) const {
   std::vector<experts::ExpertSource> sources;
+  std::vector<std::vector<uint64_t>> checksums;
+  if (packed_.has_value() && placement().max_missing_count(kThisHost) > 0) {
+    ZP_ASSIGN_OR_RETURN(experts::ExpertSource files, OpenPackedFiles(*packed_));
+    sources.push_back(std::move(files));
+    checksums = ChecksumsOf(*packed_);
+  }
   return std::make_unique<experts::ExpertGatherer>(
       store_,
       std::move(sources),
-      std::vector<std::vector<uint64_t>>{},
+      std::move(checksums),
       experts::ExpertGathererOptions{
           .window_slot_count = options_.window_slot_count, .rank = rank, .trace = trace});
 }

@@ -8,11 +8,13 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "base/trace.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/packed_experts.h"
 #include "experts/expert_provider.h"
 #include "experts/expert_store.h"
 #include "model/model_weights.h"
@@ -39,7 +41,8 @@ struct HostModelOptions {
 
 class HostModel {
  public:
-  // Reads each tensor once and packs it. ResourceExhausted if the experts do not fit and the
+  // Reads each tensor once and packs it; experts of a packed checkpoint are read as they lie, those
+  // that this host keeps. ResourceExhausted if the experts do not fit and the
   // checkpoint is not packed, or if not even the windows fit.
   static absl::StatusOr<std::shared_ptr<const HostModel>> Load(
       const checkpoint::Checkpoint& checkpoint, const HostModelOptions& options);
@@ -53,7 +56,7 @@ class HostModel {
 
   // Kernels like those that packed the weights, for one rank.
   absl::StatusOr<std::unique_ptr<ops::Kernels>> CreateKernels(base::ThreadPool& pool) const;
-  // A rank's window. `trace` may be null.
+  // A rank's window, with files of its own open. `trace` may be null.
   absl::StatusOr<std::unique_ptr<experts::ExpertProvider>> OpenExperts(int32_t rank,
                                                                        base::Trace* trace) const;
 
@@ -63,6 +66,7 @@ class HostModel {
   HostModelOptions options_;
   std::shared_ptr<const model::ModelWeights> weights_;
   std::shared_ptr<const experts::ExpertStore> store_;
+  std::optional<checkpoint::PackedExperts> packed_;  // if the checkpoint is packed
 };
 
 }  // namespace zp::engine

@@ -1,6 +1,5 @@
 #include "experts/expert_gatherer.h"
 
-#include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -10,7 +9,7 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "fmt/format.h"
+#include "experts/source_wait.h"
 
 namespace zp::experts {
 namespace {
@@ -18,18 +17,8 @@ namespace {
 using Clock = GatherLoop::Clock;
 
 constexpr int kPoison = 0xff;  // NaN in every number format that weights have
-constexpr size_t kPageBytes = 4096;
-constexpr size_t kMostSlices = 64;  // of a blob, GatherLoop's bound
-constexpr size_t kMostSources = 64;
 
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
-
-GatherLoopOptions WithSlicesFor(size_t expert_bytes, GatherLoopOptions options) {
-  const size_t least = (expert_bytes + kMostSlices - 1) / kMostSlices;
-  options.slice_bytes =
-      (std::max(options.slice_bytes, least) + kPageBytes - 1) / kPageBytes * kPageBytes;
-  return options;
-}
 
 }  // namespace
 
@@ -242,19 +231,7 @@ void ExpertGatherer::Finish(int32_t slot_index) {
 }
 
 void ExpertGatherer::Sleep() {
-  std::array<pollfd, kMostSources + 1> fds;
-  size_t count = 0;
-  fds[count++] = {.fd = wake_fd_, .events = POLLIN, .revents = 0};
-  for (const ExpertSource& source : loop_.sources()) {
-    if (!source.bytes->Arm()) {
-      return;
-    }
-    fds[count++] = {.fd = source.bytes->event_fd(), .events = POLLIN, .revents = 0};
-  }
-  const Clock::time_point now = Clock::now();
-  const auto timeout =
-      std::chrono::ceil<std::chrono::milliseconds>(loop_.NextCheck(now) - now).count();
-  poll(fds.data(), count, static_cast<int>(timeout));
+  AwaitSources(loop_.sources(), wake_fd_, loop_.NextCheck(Clock::now()));
   uint64_t ignored = 0;
   [[maybe_unused]] const ssize_t bytes = read(wake_fd_, &ignored, sizeof(ignored));
 }

@@ -13,7 +13,6 @@
 // Ownership: owns window and sources; shares the store with the other ranks of the process.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>

@@ -13,15 +13,23 @@
 namespace zp::experts {
 namespace {
 
-constexpr int32_t kMaxSlices = 64;  // a blob's slices are the bits of one word
+constexpr size_t kPageBytes = 4096;
+constexpr size_t kMostSources = 64;
 
 constexpr int32_t kMaxDoublings = 5;
 
 uint64_t Bit(int32_t index) { return uint64_t{1} << index; }
 
-uint64_t FirstBits(int32_t count) { return count == kMaxSlices ? ~uint64_t{0} : Bit(count) - 1; }
+uint64_t FirstBits(int32_t count) { return count == kMostSlices ? ~uint64_t{0} : Bit(count) - 1; }
 
 }  // namespace
+
+GatherLoopOptions WithSlicesFor(size_t expert_bytes, GatherLoopOptions options) {
+  const size_t least = (expert_bytes + kMostSlices - 1) / kMostSlices;
+  options.slice_bytes =
+      (std::max(options.slice_bytes, least) + kPageBytes - 1) / kPageBytes * kPageBytes;
+  return options;
+}
 
 GatherLoop::GatherLoop(std::vector<ExpertSource> sources,
                        int32_t slot_count,
@@ -32,7 +40,7 @@ GatherLoop::GatherLoop(std::vector<ExpertSource> sources,
       slots_(slot_count),
       verify_checksums_(verify_checksums),
       options_(options) {
-  ZP_CHECK(sources_.size() <= kMaxSlices) << sources_.size();
+  ZP_CHECK(sources_.size() <= kMostSources) << sources_.size();
   int32_t max_reads = 0;
   for (size_t source = 0; source < sources_.size(); ++source) {
     const int32_t reads = sources_[source].bytes->max_reads_in_flight();
@@ -68,7 +76,7 @@ void GatherLoop::Begin(int32_t slot_index,
   for (size_t i = 0; i < targets.size(); ++i) {
     Blob& blob = slot.blobs[i];
     blob = {.target = targets[i]};
-    ZP_CHECK(SliceCount(blob) <= kMaxSlices) << SliceCount(blob);
+    ZP_CHECK(SliceCount(blob) <= kMostSlices) << SliceCount(blob);
     Reopen(slot, blob, FirstBits(SliceCount(blob)));
   }
   slot_order_.push_back(slot_index);

@@ -34,6 +34,11 @@ struct GatherLoopOptions {
   std::chrono::milliseconds give_up_timeout{30'000};
 };
 
+// `options` with slices so large that a blob of `expert_bytes` is not cut into more than
+// kMostSlices, in whole pages.
+inline constexpr int32_t kMostSlices = 64;
+GatherLoopOptions WithSlicesFor(size_t expert_bytes, GatherLoopOptions options);
+
 // One blob that is to come, and where to.
 struct BlobTarget {
   int32_t expert = 0;

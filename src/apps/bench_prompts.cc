@@ -1,0 +1,46 @@
+#include "apps/bench_prompts.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+namespace zp::apps {
+
+std::vector<protocol::Work> RandomPrompts(int64_t tokens,
+                                          int64_t prompt_tokens,
+                                          int32_t vocab_count,
+                                          uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::uniform_int_distribution<spec::TokenId> any_token(0, vocab_count - 1);
+  std::vector<protocol::Work> works;
+  for (int64_t begin = 0; begin < tokens; begin += prompt_tokens) {
+    protocol::Sequence sequence;
+    for (int64_t i = 0; i < prompt_tokens; ++i) {
+      sequence.tokens.push_back(any_token(random));
+    }
+    sequence.tokens[0] = static_cast<spec::TokenId>(works.size());
+    sequence.rows.push_back({.position = static_cast<int32_t>(prompt_tokens) - 1,
+                             .columns = {},
+                             .full_vocabulary = true,
+                             .top_count = 1});
+    works.push_back({.request_id = "bench", .sequences = {std::move(sequence)}});
+  }
+  return works;
+}
+
+std::vector<const protocol::Work*> PointersTo(const std::vector<protocol::Work>& works) {
+  std::vector<const protocol::Work*> batch;
+  batch.reserve(works.size());
+  for (const protocol::Work& work : works) {
+    batch.push_back(&work);
+  }
+  return batch;
+}
+
+double Median(std::vector<double> values) {
+  std::ranges::sort(values);
+  const size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+}  // namespace zp::apps

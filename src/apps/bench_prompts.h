@@ -1,0 +1,22 @@
+// Random prompts for benchmarks.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "protocol/work.h"
+
+namespace zp::apps {
+
+// `tokens` tokens in prompts of `prompt_tokens`, each with another first token: nothing is shared.
+// The last token's most likely successor is asked, as llama-bench asks it.
+std::vector<protocol::Work> RandomPrompts(int64_t tokens,
+                                          int64_t prompt_tokens,
+                                          int32_t vocab_count,
+                                          uint64_t seed);
+
+std::vector<const protocol::Work*> PointersTo(const std::vector<protocol::Work>& works);
+
+double Median(std::vector<double> values);
+
+}  // namespace zp::apps
