@@ -44,11 +44,20 @@ struct Run {
   double seconds = 0;
 };
 
-// The value on the line `name value` of a metrics page; 0 where there is none.
+// The sum over the lines `name value` and `name{labels} value` of a metrics page, one for each
+// rank; 0 where there is none.
 double MetricValue(const std::string& page, const std::string& name) {
-  const size_t line = page.find("\n" + name + " ");
-  return line == std::string::npos ? 0
-                                   : std::strtod(page.c_str() + line + name.size() + 2, nullptr);
+  double sum = 0;
+  for (size_t line = page.find("\n" + name); line != std::string::npos;
+       line = page.find("\n" + name, line + 1)) {
+    const size_t after_name = line + 1 + name.size();
+    const size_t after_labels =
+        page[after_name] == '{' ? page.find('}', after_name) + 1 : after_name;
+    if (page[after_labels] == ' ') {
+      sum += std::strtod(page.c_str() + after_labels, nullptr);
+    }
+  }
+  return sum;
 }
 
 absl::StatusOr<ServerCounters> ReadCounters(const ServerAddress& address) {

@@ -1,5 +1,8 @@
 #include "apps/local_model.h"
 
+#include <sched.h>
+
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <utility>
@@ -22,6 +25,30 @@ std::string NameOf(const LocalModelOptions& options) {
   return error ? options.directory : path.filename().string();
 }
 
+// The cores of this process, neighbours together: on machines with several NUMA domains a rank's
+// cores lie in as few as possible. With more ranks than cores some share one.
+std::vector<std::vector<int>> SplitCores(const LocalModelOptions& options) {
+  std::vector<int> cpus;
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  sched_getaffinity(0, sizeof(allowed), &allowed);
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &allowed)) {
+      cpus.push_back(cpu);
+    }
+  }
+  const int thread_count = options.threads > 0 ? options.threads : static_cast<int>(cpus.size());
+  std::vector<std::vector<int>> split(options.rank_count);
+  for (int32_t rank = 0; rank < options.rank_count; ++rank) {
+    const int begin = thread_count * rank / options.rank_count;
+    const int end = std::max(begin + 1, thread_count * (rank + 1) / options.rank_count);
+    for (int thread = begin; thread < end; ++thread) {
+      split[rank].push_back(cpus[thread % cpus.size()]);
+    }
+  }
+  return split;
+}
+
 }  // namespace
 
 void AddLocalModelFlags(CLI::App& command, LocalModelOptions& options) {
@@ -29,8 +56,28 @@ void AddLocalModelFlags(CLI::App& command, LocalModelOptions& options) {
   command.add_option("--served-model-name",
                      options.served_model_name,
                      "The name that requests use (default: the directory's)");
+  command
+      .add_option("--ranks",
+                  options.rank_count,
+                  "Engines that share the weights and the cores; each runs a pass of its own")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command.add_option("--expert-memory",
+                     options.expert_memory,
+                     "For experts, e.g. 4GiB; what does not fit streams from a packed directory "
+                     "(default: what the machine can spare)");
+  command
+      .add_option("--window-slots",
+                  options.window_slot_count,
+                  "Layers whose streamed experts are in use or on their way")
+      ->check(CLI::Range(2, 16))
+      ->capture_default_str();
+  command.add_option("--trace",
+                     options.trace_path,
+                     "Write a Chrome trace of compute and gathers to this file at the end");
   command.add_option("--dtype", options.dtype, "Activations: bf16 or f32")->capture_default_str();
-  command.add_option("--threads", options.threads, "Compute threads; 0 is one per core")
+  command
+      .add_option("--threads", options.threads, "Compute threads of all ranks; 0 is one per core")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();
   command
@@ -47,6 +94,46 @@ void AddLocalModelFlags(CLI::App& command, LocalModelOptions& options) {
       ->capture_default_str();
 }
 
+absl::Status LocalModel::StartRanks(const LocalModelOptions& options,
+                                    std::shared_ptr<const engine::HostModel> host_model) {
+  if (!options.trace_path.empty()) {
+    trace_path_ = options.trace_path;
+    trace_ = std::make_unique<base::Trace>();
+  }
+  const std::vector<std::vector<int>> cpus_of_rank = SplitCores(options);
+  std::vector<scheduler::Scheduler*> schedulers;
+  for (int32_t rank = 0; rank < options.rank_count; ++rank) {
+    const std::vector<int>& cpus = cpus_of_rank[rank];
+    ZP_ASSIGN_OR_RETURN(
+        engines_.emplace_back(),
+        engine::Engine::Create(host_model,
+                               {.rank = rank,
+                                .thread_count = static_cast<int>(cpus.size()),
+                                .cpus = options.rank_count > 1 ? cpus : std::vector<int>{},
+                                .trace = trace_.get()}));
+    scheduler::SchedulerOptions scheduler_options = options.scheduler;
+    scheduler_options.rank = rank;
+    schedulers.push_back(schedulers_
+                             .emplace_back(std::make_unique<scheduler::Scheduler>(
+                                 *engines_.back(), scheduler_options))
+                             .get());
+  }
+  rank_group_ = std::make_unique<scheduler::RankGroup>(std::move(schedulers));
+  return absl::OkStatus();
+}
+
+LocalModel::~LocalModel() {
+  service_.reset();
+  rank_group_.reset();
+  schedulers_.clear();
+  engines_.clear();
+  if (trace_ != nullptr) {
+    if (const absl::Status status = trace_->Write(trace_path_); !status.ok()) {
+      base::log::warn("{}", base::MessageOf(status));
+    }
+  }
+}
+
 absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(const LocalModelOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   ZP_ASSIGN_OR_RETURN(const spec::DType dtype, ParseDType(options.dtype));
@@ -56,22 +143,25 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(const LocalModelOpt
   {
     ZP_ASSIGN_OR_RETURN(const std::unique_ptr<checkpoint::Checkpoint> checkpoint,
                         checkpoint::Checkpoint::Open(options.directory));
-    ZP_ASSIGN_OR_RETURN(
-        std::shared_ptr<const engine::HostModel> host_model,
-        engine::HostModel::Load(*checkpoint,
-                                {.activation_dtype = dtype, .thread_count = options.threads}));
-    ZP_ASSIGN_OR_RETURN(
-        model->engine_,
-        engine::Engine::Create(std::move(host_model), {.thread_count = options.threads}));
+    engine::HostModelOptions host_options = {.activation_dtype = dtype,
+                                             .thread_count = options.threads,
+                                             .rank_count = options.rank_count,
+                                             .window_slot_count = options.window_slot_count};
+    if (!options.expert_memory.empty()) {
+      ZP_ASSIGN_OR_RETURN(host_options.expert_memory_bytes,
+                          base::ParseBytes(options.expert_memory));
+    }
+    ZP_ASSIGN_OR_RETURN(std::shared_ptr<const engine::HostModel> host_model,
+                        engine::HostModel::Load(*checkpoint, host_options));
+    ZP_RETURN_IF_ERROR(model->StartRanks(options, std::move(host_model)));
   }
-  const spec::ModelSpec& spec = model->engine_->spec();
+  const spec::ModelSpec& spec = model->engine().spec();
   ZP_ASSIGN_OR_RETURN(
       gateway::ServedModel served_model,
       gateway::ServedModel::Load(options.directory, NameOf(options), *model->tokenizer_, spec));
   model->served_model_ = std::make_unique<gateway::ServedModel>(std::move(served_model));
-  model->scheduler_ = std::make_unique<scheduler::Scheduler>(*model->engine_, options.scheduler);
   model->service_ = std::make_unique<gateway::Service>(
-      *model->served_model_, *model->scheduler_, gateway::ServiceOptions{});
+      *model->served_model_, *model->rank_group_, gateway::ServiceOptions{});
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   base::log::info("loaded {} in {:.1f} s: {}, {} parameters, {} active, {} kernels",
                   model->served_model_->name(),
@@ -79,7 +169,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(const LocalModelOpt
                   spec.family,
                   base::FormatCount(static_cast<double>(spec::TotalParameters(spec))),
                   base::FormatCount(static_cast<double>(spec::ActiveParameters(spec))),
-                  model->engine_->kernels_name());
+                  model->engine().kernels_name());
   return model;
 }
 

@@ -3,12 +3,16 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "base/status.h"
+#include "base/trace.h"
 #include "engine/engine.h"
+#include "engine/host_model.h"
 #include "gateway/served_model.h"
 #include "gateway/service.h"
+#include "scheduler/rank_group.h"
 #include "scheduler/scheduler.h"
 #include "text/tokenizer.h"
 
@@ -18,7 +22,11 @@ struct LocalModelOptions {
   std::string directory;
   std::string served_model_name;  // empty: the directory's name
   std::string dtype = "bf16";
-  int threads = 0;  // 0: one per core
+  int threads = 0;  // of all ranks together; 0: one per core
+  int32_t rank_count = 1;
+  std::string expert_memory;  // "4GiB"; empty: what the machine can spare
+  int32_t window_slot_count = engine::HostModelOptions{}.window_slot_count;
+  std::string trace_path;  // empty: no trace
   scheduler::SchedulerOptions scheduler;
 };
 
@@ -29,18 +37,26 @@ void AddLocalModelFlags(CLI::App& command, LocalModelOptions& options);
 class LocalModel {
  public:
   static absl::StatusOr<std::unique_ptr<LocalModel>> Load(const LocalModelOptions& options);
+  // Writes the trace, where one was asked for.
+  ~LocalModel();
 
   gateway::Service& service() { return *service_; }
-  scheduler::Scheduler& scheduler() { return *scheduler_; }
+  protocol::WorkSink& sink() { return *rank_group_; }
   const gateway::ServedModel& served_model() const { return *served_model_; }
-  const engine::Engine& engine() const { return *engine_; }
+  const engine::Engine& engine() const { return *engines_.front(); }
 
  private:
+  absl::Status StartRanks(const LocalModelOptions& options,
+                          std::shared_ptr<const engine::HostModel> host_model);
+
+  std::string trace_path_;
   // In the order of who uses whom: the last is destroyed first.
   std::unique_ptr<text::Tokenizer> tokenizer_;
-  std::unique_ptr<engine::Engine> engine_;
+  std::unique_ptr<base::Trace> trace_;
+  std::vector<std::unique_ptr<engine::Engine>> engines_;  // [rank]
   std::unique_ptr<gateway::ServedModel> served_model_;
-  std::unique_ptr<scheduler::Scheduler> scheduler_;
+  std::vector<std::unique_ptr<scheduler::Scheduler>> schedulers_;  // [rank]
+  std::unique_ptr<scheduler::RankGroup> rank_group_;
   std::unique_ptr<gateway::Service> service_;
 };
 

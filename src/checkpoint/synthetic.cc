@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "checkpoint/lazy_tensors.h"
+#include "checkpoint/model_family.h"
 #include "checkpoint/synthetic_tensors.h"
 #include "checkpoint/tensor_table.h"
 #include "memory/buffer.h"
@@ -32,7 +33,9 @@ class SyntheticCheckpoint final : public Checkpoint {
   spec::DType DTypeOf(TensorRole, int32_t, int32_t) const override { return spec_.weight_dtype; }
 
   std::string TensorName(TensorRole role, int32_t layer, int32_t expert) const override {
-    return SyntheticName({role, layer, expert});
+    const absl::StatusOr<const ModelFamily*> family = FindFamily(spec_.family);
+    const TensorKey key = {role, layer, expert};
+    return family.ok() ? (*family)->tensor_name(key) : SyntheticName(key);
   }
 
   void Release(const TensorView& tensor) const override { tensors_.Release(tensor); }

@@ -173,6 +173,9 @@ absl::StatusOr<std::shared_ptr<const HostModel>> HostModel::Load(
                     base::FormatBytes(static_cast<int64_t>(catalog.total_bytes()))));
   }
   host->store_ = store;
+  base::log::info("experts: {} of {} in memory, the others stream from the packed files",
+                  base::FormatBytes(static_cast<int64_t>(store->bytes().size())),
+                  base::FormatBytes(static_cast<int64_t>(catalog.total_bytes())));
   return host;
 }
 

@@ -28,7 +28,10 @@ absl::Status ShuttingDown() { return absl::UnavailableError("the server is shutt
 }  // namespace
 
 Scheduler::Scheduler(engine::Engine& engine, const SchedulerOptions& options)
-    : engine_(engine), options_(options), thread_([this] { Serve(); }) {}
+    : engine_(engine),
+      options_(options),
+      metrics_(std::to_string(options.rank), engine.spec()),
+      thread_([this] { Serve(); }) {}
 
 Scheduler::~Scheduler() {
   {

@@ -27,6 +27,7 @@
 namespace zp::scheduler {
 
 struct SchedulerOptions {
+  int32_t rank = 0;  // names the scheduler in the metrics
   // Distinct tokens of one pass. More gives each expert more rows per pass, and each client a
   // longer wait for the pass before its own.
   int64_t max_batch_tokens = 16'384;

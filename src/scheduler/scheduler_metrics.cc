@@ -10,9 +10,29 @@ using base::GetCounter;
 using base::GetGauge;
 using base::GetHistogram;
 
-base::Counter& Outcome(const std::string& outcome) {
-  return GetCounter(
-      "zeroprefill_works_total", "Units of work by what became of them", {{"outcome", outcome}});
+base::MetricLabels OfRank(const std::string& rank) { return {{"rank", rank}}; }
+
+base::Counter& Outcome(const std::string& rank, const std::string& outcome) {
+  return GetCounter("zeroprefill_works_total",
+                    "Units of work by what became of them",
+                    {{"rank", rank}, {"outcome", outcome}});
+}
+
+std::vector<LayerMetrics> LayersOf(const std::string& rank, const spec::ModelSpec& spec) {
+  std::vector<LayerMetrics> layers;
+  for (int32_t layer = 0; layer < spec.layer_count; ++layer) {
+    const base::MetricLabels labels = {{"rank", rank}, {"layer", std::to_string(layer)}};
+    layers.push_back(
+        {.compute_seconds = GetCounter(
+             "zeroprefill_layer_compute_seconds_total", "Seconds a layer computed", labels),
+         .exposed_wait_seconds = GetCounter("zeroprefill_layer_exposed_wait_seconds_total",
+                                            "Seconds a layer stood still for its experts",
+                                            labels),
+         .gather_seconds = GetCounter("zeroprefill_layer_gather_seconds_total",
+                                      "Seconds a layer's experts were on their way",
+                                      labels)});
+  }
+  return layers;
 }
 
 std::vector<double> PowersOfTwo(double first, int count) {
@@ -26,29 +46,46 @@ std::vector<double> PowersOfTwo(double first, int count) {
 
 }  // namespace
 
-SchedulerMetrics::SchedulerMetrics()
-    : queue_tokens(GetGauge("zeroprefill_queue_tokens", "Tokens that wait for a pass")),
-      queue_requests(GetGauge("zeroprefill_queue_requests", "Units of work that wait for a pass")),
-      asked_tokens(GetCounter("zeroprefill_asked_tokens_total", "Tokens of all sequences run")),
+SchedulerMetrics::SchedulerMetrics(const std::string& rank_name, const spec::ModelSpec& spec)
+    : queue_tokens(
+          GetGauge("zeroprefill_queue_tokens", "Tokens that wait for a pass", OfRank(rank_name))),
+      queue_requests(GetGauge(
+          "zeroprefill_queue_requests", "Units of work that wait for a pass", OfRank(rank_name))),
+      asked_tokens(GetCounter(
+          "zeroprefill_asked_tokens_total", "Tokens of all sequences run", OfRank(rank_name))),
       computed_tokens(GetCounter("zeroprefill_computed_tokens_total",
-                                 "Tokens computed, after sharing prefixes")),
+                                 "Tokens computed, after sharing prefixes",
+                                 OfRank(rank_name))),
       distinct_tokens(GetCounter("zeroprefill_distinct_tokens_total",
-                                 "Distinct tokens of each pass, in blocks of 16")),
-      flops(GetCounter("zeroprefill_flops_total", "True floating-point operations")),
+                                 "Distinct tokens of each pass, in blocks of 16",
+                                 OfRank(rank_name))),
+      flops(GetCounter(
+          "zeroprefill_flops_total", "True floating-point operations", OfRank(rank_name))),
       exposed_wait_seconds(GetCounter("zeroprefill_exposed_wait_seconds_total",
-                                      "Seconds that compute stood still for weights")),
-      batch_tokens(GetHistogram(
-          "zeroprefill_batch_tokens", "Tokens computed in a pass", PowersOfTwo(16, 14))),
-      pass_seconds(GetHistogram(
-          "zeroprefill_pass_seconds", "Seconds of a forward pass", PowersOfTwo(0.001, 16))),
+                                      "Seconds that compute stood still for weights",
+                                      OfRank(rank_name))),
+      batch_tokens(GetHistogram("zeroprefill_batch_tokens",
+                                "Tokens computed in a pass",
+                                PowersOfTwo(16, 14),
+                                OfRank(rank_name))),
+      pass_seconds(GetHistogram("zeroprefill_pass_seconds",
+                                "Seconds of a forward pass",
+                                PowersOfTwo(0.001, 16),
+                                OfRank(rank_name))),
       queue_seconds(GetHistogram("zeroprefill_queue_seconds",
                                  "Seconds a unit of work waited for its pass",
-                                 PowersOfTwo(0.001, 16))),
-      answered(Outcome("answered")),
-      failed(Outcome("failed")),
-      cancelled(Outcome("cancelled")),
-      refused(Outcome("refused")),
-      unavailable(Outcome("unavailable")) {}
+                                 PowersOfTwo(0.001, 16),
+                                 OfRank(rank_name))),
+      answered(Outcome(rank_name, "answered")),
+      failed(Outcome(rank_name, "failed")),
+      cancelled(Outcome(rank_name, "cancelled")),
+      refused(Outcome(rank_name, "refused")),
+      unavailable(Outcome(rank_name, "unavailable")),
+      layers(LayersOf(rank_name, spec)),
+      saturation_tokens(GetGauge("zeroprefill_saturation_tokens",
+                                 "Tokens of a pass whose compute hides the next gather",
+                                 OfRank(rank_name))),
+      rank_(rank_name) {}
 
 void SchedulerMetrics::RecordPass(const engine::PassReport& report,
                                   int64_t pass_distinct_tokens,
@@ -60,6 +97,35 @@ void SchedulerMetrics::RecordPass(const engine::PassReport& report,
   exposed_wait_seconds.Increment(report.exposed_wait_seconds);
   batch_tokens.Observe(static_cast<double>(report.computed_tokens));
   pass_seconds.Observe(seconds);
+  RecordLayers(report);
+}
+
+void SchedulerMetrics::RecordLayers(const engine::PassReport& report) {
+  double compute_seconds = 0;
+  double gather_seconds = 0;
+  int gathered_layers = 0;
+  for (size_t index = 0; index < report.layers.size(); ++index) {
+    const engine::LayerReport& layer = report.layers[index];
+    layers[index].compute_seconds.Increment(layer.compute_seconds);
+    layers[index].exposed_wait_seconds.Increment(layer.exposed_wait_seconds);
+    layers[index].gather_seconds.Increment(layer.gather_seconds);
+    // The last layer runs only the rows that were asked: it tells nothing of a token's cost.
+    if (layer.gathered_bytes > 0 && index + 1 < report.layers.size()) {
+      compute_seconds += layer.compute_seconds;
+      gather_seconds += layer.gather_seconds;
+      ++gathered_layers;
+    }
+  }
+  for (const auto& [source, bytes] : report.gathered_bytes_by_source) {
+    GetCounter("zeroprefill_gathered_bytes_total",
+               "Bytes of experts that came from elsewhere",
+               {{"rank", rank_}, {"source", source}})
+        .Increment(static_cast<double>(bytes));
+  }
+  if (gathered_layers > 0 && compute_seconds > 0) {
+    saturation_tokens.Set(static_cast<double>(report.computed_tokens) * gather_seconds /
+                          compute_seconds);
+  }
 }
 
 }  // namespace zp::scheduler

@@ -3,14 +3,25 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
 
 #include "base/metrics.h"
 #include "engine/engine.h"
+#include "spec/model_spec.h"
 
 namespace zp::scheduler {
 
+// What each layer of a rank's passes cost.
+struct LayerMetrics {
+  base::Counter& compute_seconds;
+  base::Counter& exposed_wait_seconds;
+  base::Counter& gather_seconds;
+};
+
 struct SchedulerMetrics {
-  SchedulerMetrics();
+  SchedulerMetrics(const std::string& rank_name, const spec::ModelSpec& spec);
 
   void RecordPass(const engine::PassReport& report, int64_t pass_distinct_tokens, double seconds);
 
@@ -30,6 +41,15 @@ struct SchedulerMetrics {
   base::Counter& cancelled;
   base::Counter& refused;      // the queue was full
   base::Counter& unavailable;  // accepted, but the process shut down first
+  std::vector<LayerMetrics> layers;
+  // How many tokens a pass needs for its compute to hide the next bank, by the last pass that
+  // gathered; 0 where everything is in memory.
+  base::Gauge& saturation_tokens;
+
+ private:
+  void RecordLayers(const engine::PassReport& report);
+
+  const std::string rank_;
 };
 
 }  // namespace zp::scheduler

@@ -1,0 +1,226 @@
+// The same bits from memory, from files, and from both, on one rank or several.
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/status.h"
+#include "checkpoint/packed_experts.h"
+#include "checkpoint/synthetic.h"
+#include "engine/engine.h"
+#include "engine/host_model.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "model/pack_checkpoint.h"
+#include "ops/cpu/cpu_kernels.h"
+
+namespace zp::engine {
+namespace {
+
+namespace fs = std::filesystem;
+using spec::DType;
+using testing::HasSubstr;
+
+spec::ModelSpec SmallSpec() {
+  spec::ModelSpec spec;
+  spec.family = "qwen3_moe";
+  spec.layer_count = 7;
+  spec.model_dim = 72;
+  spec.vocab_count = 301;
+  spec.max_position_count = 4096;
+  spec.query_head_count = 4;
+  spec.kv_head_count = 2;
+  spec.head_dim = 24;
+  spec.has_qk_norm = true;
+  spec.rope_theta = 1e6;
+  spec.expert_count = 13;
+  spec.experts_per_token = 3;
+  spec.expert_dim = 40;
+  spec.normalize_top_k = true;
+  spec.dense_ffn_dim = 100;
+  spec.layer_is_moe = {true, true, false, true, true, true, true};
+  return spec;
+}
+
+class StreamingTest : public testing::TestWithParam<DType> {
+ protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "zp_streaming_XXXXXX").string();
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    root_ = pattern;
+    ASSERT_TRUE(checkpoint::WriteSyntheticFiles(spec_, source()).ok());
+    base::ThreadPool pool(2);
+    const auto kernels = ops::cpu::CreateKernels(GetParam(), pool);
+    const auto packed = model::PackCheckpoint(*checkpoint::CreateSynthetic(spec_, 3, source()),
+                                              **kernels,
+                                              pool,
+                                              packed_directory(),
+                                              [](const model::PackProgress&) {});
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    expert_bytes_ = (*kernels)->expert_layout(spec_.model_dim, spec_.expert_dim).bytes;
+  }
+  void TearDown() override { fs::remove_all(root_); }
+
+  std::string source() const { return root_ + "/source"; }
+  std::string packed_directory() const { return root_ + "/packed"; }
+
+  // Experts of each layer that fit beside the windows.
+  int64_t BudgetFor(int32_t kept, int32_t rank_count, int32_t slots) const {
+    return static_cast<int64_t>(expert_bytes_) *
+           (6 * kept + int64_t{rank_count} * slots * (spec_.expert_count - kept));
+  }
+
+  absl::StatusOr<std::shared_ptr<const HostModel>> LoadPacked(const HostModelOptions& options) {
+    const auto checkpoint = checkpoint::Checkpoint::Open(packed_directory());
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+    return HostModel::Load(**checkpoint, options);
+  }
+
+  std::vector<protocol::Work> RandomWorks(uint32_t seed) const {
+    std::mt19937 random(seed);
+    std::vector<protocol::Work> works;
+    for (int i = 0; i < 6; ++i) {
+      protocol::Sequence sequence;
+      for (size_t token = 0; token < 1 + random() % 90; ++token) {
+        sequence.tokens.push_back(static_cast<spec::TokenId>(random() % spec_.vocab_count));
+      }
+      const auto length = static_cast<int32_t>(sequence.tokens.size());
+      sequence.rows.push_back({.position = length - 1,
+                               .columns = {1, 7, 300},
+                               .full_vocabulary = true,
+                               .top_count = 3});
+      works.push_back({.request_id = "", .sequences = {std::move(sequence)}});
+    }
+    return works;
+  }
+
+  // All numbers of all answers, pass by pass.
+  static std::vector<float> Run(Engine& engine, const std::vector<protocol::Work>& works) {
+    std::vector<const protocol::Work*> batch;
+    for (const protocol::Work& work : works) {
+      batch.push_back(&work);
+    }
+    std::vector<float> numbers;
+    for (const auto& work : engine.Run(batch).works) {
+      EXPECT_TRUE(work.ok()) << work.status();
+      for (const protocol::Row& row : work->sequences[0].rows) {
+        numbers.insert(numbers.end(), row.column_logits.begin(), row.column_logits.end());
+        numbers.push_back(row.log_sum_exp);
+      }
+    }
+    return numbers;
+  }
+
+  const spec::ModelSpec spec_ = SmallSpec();
+  std::string root_;
+  size_t expert_bytes_ = 0;
+};
+
+TEST_P(StreamingTest, AnswersAreBitEqualFromAnyPlacement) {
+  const auto resident = Engine::Create(
+      *HostModel::Load(*checkpoint::CreateSynthetic(spec_, 3), {.activation_dtype = GetParam()}),
+      {.thread_count = 2});
+  ASSERT_TRUE(resident.ok()) << resident.status();
+  const std::vector<std::vector<protocol::Work>> passes = {
+      RandomWorks(1), RandomWorks(2), RandomWorks(3)};
+  std::vector<std::vector<float>> expected;
+  for (const auto& works : passes) {
+    expected.push_back(Run(**resident, works));
+  }
+  for (const int32_t slots : {2, 3}) {
+    for (const int32_t kept : {0, 1, 6, 12, 13}) {
+      const auto host = LoadPacked({.activation_dtype = GetParam(),
+                                    .expert_memory_bytes = BudgetFor(kept, 1, slots),
+                                    .window_slot_count = slots});
+      ASSERT_TRUE(host.ok()) << host.status();
+      EXPECT_NEAR((*host)->resident_fraction(), kept / 13.0, 0.03);
+      const auto engine = Engine::Create(*host, {.thread_count = 2});
+      ASSERT_TRUE(engine.ok()) << engine.status();
+      for (size_t pass = 0; pass < passes.size(); ++pass) {
+        EXPECT_EQ(Run(**engine, passes[pass]), expected[pass]) << kept << " kept";
+      }
+    }
+  }
+}
+
+TEST_P(StreamingTest, RanksOfOneProcessAnswerAlikeAtTheSameTime) {
+  constexpr int32_t kRanks = 4;
+  const std::vector<protocol::Work> works = RandomWorks(5);
+  std::vector<float> expected;
+  for (const int32_t kept : {13, 4}) {
+    const auto host =
+        LoadPacked({.activation_dtype = GetParam(),
+                    .rank_count = kRanks,
+                    .expert_memory_bytes = kept == 13 ? BudgetFor(13, 0, 0) : int64_t{1} << 30});
+    ASSERT_TRUE(host.ok()) << host.status();
+    std::vector<std::vector<float>> answers(kRanks);
+    {
+      std::vector<std::jthread> threads;
+      for (int32_t rank = 0; rank < kRanks; ++rank) {
+        threads.emplace_back([&, rank] {
+          const auto engine = Engine::Create(*host, {.rank = rank, .thread_count = 1});
+          for (int pass = 0; pass < 3; ++pass) {
+            answers[rank] = Run(**engine, works);
+          }
+        });
+      }
+    }
+    for (const std::vector<float>& answer : answers) {
+      if (expected.empty()) {
+        expected = answer;
+      }
+      EXPECT_EQ(answer, expected);
+    }
+  }
+}
+
+TEST_P(StreamingTest, ACorruptShardFailsThePassAndNamesFileAndExpert) {
+  const auto host =
+      LoadPacked({.activation_dtype = GetParam(), .expert_memory_bytes = BudgetFor(2, 1, 2)});
+  ASSERT_TRUE(host.ok()) << host.status();
+  const auto engine = Engine::Create(*host, {.thread_count = 1});
+  const std::vector<protocol::Work> works = RandomWorks(9);
+  const std::vector<float> before = Run(**engine, works);
+  const std::string shard = packed_directory() + "/" + checkpoint::PackedFileName(4);
+  const auto offset = static_cast<std::streamoff>(7 * expert_bytes_ + 100);
+  char byte = 0;
+  const auto flip = [&] {
+    std::fstream file(shard, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(offset);
+    file.get(byte);
+    file.seekp(offset);
+    file.put(static_cast<char>(byte ^ 1));
+  };
+  flip();
+  const protocol::Work* const batch[] = {&works[0]};
+  const BatchResult result = (*engine)->Run(batch);
+  EXPECT_EQ(result.works[0].status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(base::MessageOf(result.works[0].status()), HasSubstr("layer 4, expert 7"));
+  flip();  // mended: the engine goes on
+  Run(**engine, works);
+  EXPECT_EQ(Run(**engine, works), before);
+}
+
+TEST_P(StreamingTest, TooLittleMemoryIsSaidBeforeAnythingRuns) {
+  const auto host = LoadPacked({.activation_dtype = GetParam(), .expert_memory_bytes = 4096});
+  EXPECT_EQ(host.status().code(), absl::StatusCode::kResourceExhausted);
+  const auto unpacked =
+      HostModel::Load(*checkpoint::CreateSynthetic(spec_, 3),
+                      {.activation_dtype = GetParam(), .expert_memory_bytes = BudgetFor(3, 1, 2)});
+  EXPECT_EQ(unpacked.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(base::MessageOf(unpacked.status()), HasSubstr("zeroprefill pack"));
+}
+
+INSTANTIATE_TEST_SUITE_P(DTypes,
+                         StreamingTest,
+                         testing::Values(DType::kBf16, DType::kF32),
+                         [](const auto& dtype) { return std::string(NameOf(dtype.param)); });
+
+}  // namespace
+}  // namespace zp::engine
