@@ -115,8 +115,14 @@ void ExpertFfn::PlanGateUp(int64_t expert_dim) {
   const int64_t panel_count = product_.panel_count(expert_dim, true);
   const int64_t split_count = std::clamp<int64_t>(
       CeilDiv(kTasksPerThread * pool_.thread_count(), block_count), 1, panel_count);
+  // The largest experts come first, so that the threads end together; the blocks of one follow each
+  // other, so that they find its weights in the cache.
+  std::vector<ExpertRows> experts = experts_;
+  std::stable_sort(experts.begin(), experts.end(), [](const ExpertRows& a, const ExpertRows& b) {
+    return a.end - a.begin > b.end - b.begin;
+  });
   gate_up_tasks_.clear();
-  for (const ExpertRows& rows : experts_) {
+  for (const ExpertRows& rows : experts) {
     const int64_t count = rows.end - rows.begin;
     for (int64_t task = 0; task < RowBlockCount(count) * split_count; ++task) {
       const int64_t block = task / split_count;
@@ -128,10 +134,6 @@ void ExpertFfn::PlanGateUp(int64_t expert_dim) {
                                            .end = panel_count * (split + 1) / split_count}});
     }
   }
-  std::stable_sort(
-      gate_up_tasks_.begin(), gate_up_tasks_.end(), [](const GateUpTask& a, const GateUpTask& b) {
-        return a.rows.end - a.rows.begin > b.rows.end - b.rows.begin;
-      });
 }
 
 void ExpertFfn::RunGateUp(const ConstMatrix& x, const ExpertBank& bank) {

@@ -20,6 +20,8 @@ using dnnl::memory;
 
 // Wide enough for oneDNN to block well; a range of panels still splits among threads.
 constexpr int64_t kPanelColumns = 512;
+// With AMX a panel is read once for every kRowUnit rows, so it must stay in L2 (1 MiB at 4,096).
+constexpr int64_t kAmxPanelColumns = 128;
 
 struct PrimitiveKey {
   int64_t rows;
@@ -51,10 +53,9 @@ dnnl::matmul::primitive_desc Describe(const memory::desc& x,
   return {dnnl::matmul::desc(x, weight, y), engine};
 }
 
-// Columns of panel `index`; a gated one holds two halves of equal width.
-int64_t ColumnsOf(int64_t index, int64_t out_dim, bool gated) {
-  return gated ? 2 * std::min(kPanelColumns / 2, out_dim - index * (kPanelColumns / 2))
-               : std::min(kPanelColumns, out_dim - index * kPanelColumns);
+bool UsesAmx(spec::DType dtype) {
+  return dtype == spec::DType::kBf16 &&
+         dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx;
 }
 
 void StoreRow(spec::DType dtype, std::byte* target, int64_t col, float value) {
@@ -105,7 +106,7 @@ struct OneDnnProduct::Worker {
   dnnl::stream stream;
   // Buffers begin at a page: vectors that straddle cache lines halve the speed of AMX.
   zp::memory::Buffer rows;  // [kRowBlock, in_dim], gathered
-  zp::memory::Buffer sums;  // f32 [kRowBlock, kPanelColumns]
+  zp::memory::Buffer sums;  // f32 [kRowBlock, panel_columns()]
   absl::flat_hash_map<PrimitiveKey, Primitive> primitives;
 };
 
@@ -114,10 +115,12 @@ OneDnnProduct::OneDnnProduct(spec::DType x_dtype, spec::DType weight_dtype, int 
       dtype_(weight_dtype),
       onednn_type_(weight_dtype == spec::DType::kF32 ? memory::data_type::f32
                                                      : memory::data_type::bf16),
+      uses_amx_(UsesAmx(weight_dtype)),
+      panel_columns_(uses_amx_ ? kAmxPanelColumns : kPanelColumns),
       engine_(dnnl::engine::kind::cpu, 0) {
   for (int worker = 0; worker < worker_count; ++worker) {
     workers_.push_back(std::make_unique<Worker>(engine_));
-    workers_.back()->sums.EnsureBytes(kRowBlock * kPanelColumns * sizeof(float), "matrix product");
+    workers_.back()->sums.EnsureBytes(kRowBlock * panel_columns_ * sizeof(float), "matrix product");
   }
 }
 
@@ -132,7 +135,7 @@ spec::DType OneDnnProduct::WeightDTypeFor(spec::DType x_dtype) {
 std::string OneDnnProduct::name() const {
   constexpr int64_t kTypicalInDim = 2048;
   const auto description = Describe(RowMajor(kRowBlock, kTypicalInDim, onednn_type_),
-                                    PanelDesc(kPanelColumns, kTypicalInDim),
+                                    PanelDesc(panel_columns_, kTypicalInDim),
                                     engine_);
   return std::string("oneDNN ") + description.impl_info_str();
 }
@@ -148,11 +151,18 @@ std::string OneDnnProduct::layout_name() const {
                      version->patch);
 }
 
-int64_t OneDnnProduct::panel_columns() const { return kPanelColumns; }
-
 int64_t OneDnnProduct::panel_count(int64_t out_dim, bool gated) const {
-  const int64_t outputs = gated ? kPanelColumns / 2 : kPanelColumns;
+  const int64_t outputs = PanelOutputs(gated);
   return (out_dim + outputs - 1) / outputs;
+}
+
+int64_t OneDnnProduct::PanelOutputs(bool gated) const {
+  return gated ? panel_columns_ / 2 : panel_columns_;
+}
+
+int64_t OneDnnProduct::ColumnsOf(int64_t panel, int64_t out_dim, bool gated) const {
+  const int64_t outputs = std::min(PanelOutputs(gated), out_dim - panel * PanelOutputs(gated));
+  return gated ? 2 * outputs : outputs;
 }
 
 memory::desc OneDnnProduct::PanelDesc(int64_t columns, int64_t in_dim) const {
@@ -171,7 +181,7 @@ size_t OneDnnProduct::packed_bytes(int64_t out_dim, int64_t in_dim, bool gated) 
   size_t bytes = 0;
   const int64_t count = panel_count(out_dim, gated);
   if (count > 0) {
-    bytes = static_cast<size_t>(count - 1) * PanelDesc(kPanelColumns, in_dim).get_size() +
+    bytes = static_cast<size_t>(count - 1) * PanelDesc(panel_columns_, in_dim).get_size() +
             PanelDesc(ColumnsOf(count - 1, out_dim, gated), in_dim).get_size();
   }
   return bytes;
@@ -185,7 +195,7 @@ void OneDnnProduct::Pack(const ConstMatrix& weight,
   omp_set_num_threads(1);
   dnnl::stream stream(engine_);
   const int64_t row_bytes = weight.cols * static_cast<int64_t>(spec::SizeOf(dtype_));
-  const int64_t outputs = gated ? kPanelColumns / 2 : kPanelColumns;
+  const int64_t outputs = PanelOutputs(gated);
   std::byte* panel = packed.data();
   for (int64_t p = 0; p < panel_count(weight.rows, gated); ++p) {
     const int64_t begin = p * outputs;
@@ -207,11 +217,7 @@ void OneDnnProduct::Pack(const ConstMatrix& weight,
   }
 }
 
-int64_t OneDnnProduct::CallRows(int64_t rows) const {
-  const bool has_amx = dtype_ == spec::DType::kBf16 &&
-                       dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx;
-  return has_amx ? kRowUnit : rows;
-}
+int64_t OneDnnProduct::CallRows(int64_t rows) const { return uses_amx_ ? kRowUnit : rows; }
 
 int64_t OneDnnProduct::Gather(Worker& worker,
                               const ProductInput& input,
@@ -271,9 +277,9 @@ void OneDnnProduct::Run(int worker_index,
   const int64_t call_rows = CallRows(input.rows);
   const int64_t in_place_rows = Gather(worker, input, weight.in_dim, call_rows);
   const int64_t row_bytes = weight.in_dim * static_cast<int64_t>(spec::SizeOf(dtype_));
-  const int64_t outputs = weight.gated ? kPanelColumns / 2 : kPanelColumns;
+  const int64_t outputs = PanelOutputs(weight.gated);
   const size_t panel_bytes = panels.begin + 1 < panels.end || panels.begin > 0
-                                 ? PanelDesc(kPanelColumns, weight.in_dim).get_size()
+                                 ? PanelDesc(panel_columns_, weight.in_dim).get_size()
                                  : 0;
   for (int64_t p = panels.begin; p < panels.end; ++p) {
     const int64_t columns = ColumnsOf(p, weight.out_dim, weight.gated);

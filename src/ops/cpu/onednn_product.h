@@ -88,7 +88,7 @@ class OneDnnProduct {
   // Names the packed form but for the panels' width; see Kernels::layout_name.
   std::string layout_name() const;
   // Outputs per panel; a gated panel holds half as many of each half.
-  int64_t panel_columns() const;
+  int64_t panel_columns() const { return panel_columns_; }
   int64_t panel_count(int64_t out_dim, bool gated) const;
   size_t packed_bytes(int64_t out_dim, int64_t in_dim, bool gated) const;
   // `up` is null, or a gated weight's second half.
@@ -104,6 +104,9 @@ class OneDnnProduct {
   struct Worker;
 
   dnnl::memory::desc PanelDesc(int64_t columns, int64_t in_dim) const;
+  // Outputs of a full panel, and columns of this one: a gated panel has two halves of equal width.
+  int64_t PanelOutputs(bool gated) const;
+  int64_t ColumnsOf(int64_t panel, int64_t out_dim, bool gated) const;
   // Rows of each call to oneDNN for a block of `rows` rows. With AMX always the same number (the
   // last call may multiply rows that nobody reads): oneDNN picks its kernel and cuts the sums by
   // the number of rows, and there the results differ in their last bits.
@@ -125,6 +128,8 @@ class OneDnnProduct {
   const spec::DType x_dtype_;
   const spec::DType dtype_;  // of the weights, and of x as oneDNN sees it
   const dnnl::memory::data_type onednn_type_;
+  const bool uses_amx_;
+  const int64_t panel_columns_;
   const dnnl::engine engine_;
   mutable std::mutex mutex_;
   mutable std::map<std::pair<int64_t, int64_t>, dnnl::memory::desc> panel_descs_;
