@@ -1,5 +1,8 @@
 #include "checkpoint/model_files.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
@@ -90,6 +93,21 @@ absl::StatusOr<std::string> Fingerprint(const std::string& directory) {
     }
   }
   return fmt::format("{:016x}", base::Checksum(std::as_bytes(std::span(facts))));
+}
+
+void DropCachedWeights(const std::string& directory) {
+  const absl::StatusOr<std::vector<ModelFile>> files = ListFiles(directory);
+  if (!files.ok()) {
+    return;
+  }
+  for (const ModelFile& file : *files) {
+    const int descriptor =
+        IsWeights(file.path) ? open(file.path.c_str(), O_RDONLY | O_CLOEXEC) : -1;
+    if (descriptor >= 0) {
+      posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED);
+      close(descriptor);
+    }
+  }
 }
 
 }  // namespace zp::checkpoint

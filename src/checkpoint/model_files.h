@@ -19,4 +19,8 @@ absl::Status CopySmallFiles(const std::string& from_directory, const std::string
 // last change of a file of weights. No weight is read: of 60 GB that would take minutes.
 absl::StatusOr<std::string> Fingerprint(const std::string& directory);
 
+// Gives the weights' pages in the page cache back to the system, but for those that are mapped. A
+// hint: nothing depends on it but what else is cached.
+void DropCachedWeights(const std::string& directory);
+
 }  // namespace zp::checkpoint

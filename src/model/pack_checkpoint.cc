@@ -268,6 +268,7 @@ class Packer {
       ZP_RETURN_IF_ERROR(status);
     }
     ZP_RETURN_IF_ERROR(Finish(file, path));
+    checkpoint::DropCachedWeights(checkpoint_.directory());
     packing_.experts.layers[layer] = {path, std::move(checksums)};
     return checkpoint::WriteUnfinishedPacking(packing_);
   }

@@ -2,7 +2,7 @@
 // `kernels` read, one file per layer, everything else as it was.
 //
 // A run that was killed is gone on with: layers that were finished stay. Memory: one blob per
-// thread; the page cache holds two more per thread of what was written.
+// thread; the page cache holds two more per thread of what was written, and what a layer has read.
 // Thread safety: one call for one directory at a time, which a lock on the directory ensures also
 // between processes. Errors name the directory, the file or the tensor: AlreadyExists if
 // `directory` holds something else, FailedPrecondition if it holds an unfinished packing of another
