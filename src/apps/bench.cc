@@ -1,5 +1,6 @@
 #include "apps/bench.h"
 
+#include "apps/bench_fabric.h"
 #include "apps/bench_forward.h"
 #include "apps/bench_sharing.h"
 #include "apps/bench_stream.h"
@@ -9,6 +10,7 @@ namespace zp::apps {
 void AddBenchCommand(CLI::App& app) {
   CLI::App* bench = app.add_subcommand("bench", "Measure this machine and this build");
   bench->require_subcommand(1);
+  AddBenchFabricCommand(*bench);
   AddBenchForwardCommand(*bench);
   AddBenchSharingCommand(*bench);
   AddBenchStreamCommand(*bench);
