@@ -30,6 +30,7 @@
 #include "golden_case.h"
 #include "gtest/gtest.h"
 #include "model/forward_pass.h"
+#include "model/gathered_moe.h"
 #include "model/model_weights.h"
 #include "ops/cpu/cpu_kernels.h"
 #include "recording_kernels.h"
@@ -133,7 +134,11 @@ std::vector<RecordedPass> RecordPasses(const GoldenCase& golden, DType dtype) {
   ZP_CHECK(host_model.ok()) << base::MessageOf(host_model.status());
   const auto experts = (*host_model)->OpenExperts(/*rank=*/0, /*trace=*/nullptr);
   ZP_CHECK(experts.ok()) << base::MessageOf(experts.status());
-  model::ForwardPass pass((*host_model)->weights(), **experts, kernels, 1024);
+  model::GatheredMoe moe((*host_model)->spec().layer_is_moe,
+                         (*host_model)->weights().expert_layout(),
+                         **experts,
+                         kernels);
+  model::ForwardPass pass((*host_model)->weights(), moe, kernels, 1024);
   std::vector<RecordedPass> passes;
   for (const GoldenSequence& sequence : golden.sequences) {
     const protocol::Sequence tokens{.tokens = sequence.tokens, .rows = {}};

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -16,6 +17,7 @@
 #include "base/status.h"
 #include "base/trace.h"
 #include "engine/host_model.h"
+#include "model/moe_block.h"
 #include "protocol/work.h"
 #include "spec/model_spec.h"
 
@@ -56,11 +58,16 @@ struct BatchResult {
   PassReport report;
 };
 
+using MoeFactory =
+    std::function<absl::StatusOr<std::unique_ptr<model::MoeBlock>>(ops::Kernels& kernels)>;
+
 class Engine {
  public:
-  // One rank of a loaded model.
+  // One rank of a loaded model. `make_moe` makes its MoE block on the engine's kernels; by default
+  // the experts are gathered as the host model places them.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(std::shared_ptr<const HostModel> host_model,
-                                                        const EngineOptions& options);
+                                                        const EngineOptions& options,
+                                                        const MoeFactory& make_moe = nullptr);
   virtual ~Engine() = default;
 
   virtual const spec::ModelSpec& spec() const = 0;

@@ -12,6 +12,7 @@
 #include "engine/work_check.h"
 #include "fmt/format.h"
 #include "model/forward_pass.h"
+#include "model/gathered_moe.h"
 #include "spec/flops.h"
 
 namespace zp::engine {
@@ -42,13 +43,15 @@ class LocalEngine : public Engine {
               std::unique_ptr<ops::Kernels> kernels,
               std::shared_ptr<const HostModel> host_model,
               std::unique_ptr<experts::ExpertProvider> experts,
+              std::unique_ptr<model::MoeBlock> moe,
               const EngineOptions& options)
       : pool_(std::move(pool)),
         kernels_(std::move(kernels)),
         host_model_(std::move(host_model)),
         experts_(std::move(experts)),
-        source_names_(experts_->source_names()),
-        forward_(host_model_->weights(), *experts_, *kernels_, options.chunk_tokens),
+        source_names_(experts_ != nullptr ? experts_->source_names() : std::vector<std::string>{}),
+        moe_(std::move(moe)),
+        forward_(host_model_->weights(), *moe_, *kernels_, options.chunk_tokens),
         logit_reader_(host_model_->weights(), *kernels_),
         profile_(options.trace, options.rank) {}
 
@@ -71,8 +74,9 @@ class LocalEngine : public Engine {
   const std::unique_ptr<base::ThreadPool> pool_;
   const std::unique_ptr<ops::Kernels> kernels_;
   const std::shared_ptr<const HostModel> host_model_;
-  const std::unique_ptr<experts::ExpertProvider> experts_;
+  const std::unique_ptr<experts::ExpertProvider> experts_;  // null with a MoE block from outside
   const std::vector<std::string> source_names_;
+  const std::unique_ptr<model::MoeBlock> moe_;
   model::ForwardPass forward_;
   LogitReader logit_reader_;
   model::PassProfile profile_;
@@ -220,7 +224,8 @@ void LocalEngine::Answer(const FlatBatch& flat,
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const HostModel> host_model,
-                                                       const EngineOptions& options) {
+                                                       const EngineOptions& options,
+                                                       const MoeFactory& make_moe) {
   const int thread_count = options.thread_count > 0
                                ? options.thread_count
                                : static_cast<int>(std::thread::hardware_concurrency());
@@ -230,10 +235,21 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const Hos
   }
   auto pool = std::make_unique<base::ThreadPool>(thread_count, options.cpus);
   ZP_ASSIGN_OR_RETURN(std::unique_ptr<ops::Kernels> kernels, host_model->CreateKernels(*pool));
-  ZP_ASSIGN_OR_RETURN(std::unique_ptr<experts::ExpertProvider> experts,
-                      host_model->OpenExperts(options.rank, options.trace));
-  return std::make_unique<LocalEngine>(
-      std::move(pool), std::move(kernels), std::move(host_model), std::move(experts), options);
+  std::unique_ptr<experts::ExpertProvider> experts;
+  std::unique_ptr<model::MoeBlock> moe;
+  if (make_moe != nullptr) {
+    ZP_ASSIGN_OR_RETURN(moe, make_moe(*kernels));
+  } else {
+    ZP_ASSIGN_OR_RETURN(experts, host_model->OpenExperts(options.rank, options.trace));
+    moe = std::make_unique<model::GatheredMoe>(
+        host_model->spec().layer_is_moe, host_model->weights().expert_layout(), *experts, *kernels);
+  }
+  return std::make_unique<LocalEngine>(std::move(pool),
+                                       std::move(kernels),
+                                       std::move(host_model),
+                                       std::move(experts),
+                                       std::move(moe),
+                                       options);
 }
 
 }  // namespace zp::engine

@@ -57,11 +57,11 @@ std::vector<ops::AttentionSegment> AskedSegments(const TokenBatch& batch,
 }  // namespace
 
 ForwardPass::ForwardPass(const ModelWeights& weights,
-                         experts::ExpertProvider& experts,
+                         MoeBlock& moe,
                          ops::Kernels& kernels,
                          int64_t chunk_rows)
     : weights_(weights),
-      experts_(experts),
+      moe_(moe),
       spec_(weights.spec()),
       kernels_(kernels),
       chunk_rows_(chunk_rows),
@@ -108,7 +108,7 @@ absl::Status ForwardPass::RunLayer(int32_t layer_index,
     AttentionBlock(layer, rows, normed, profile);
     ZP_RETURN_IF_ERROR(FfnBlock(layer_index, rows.residual, profile));
   }
-  return absl::OkStatus();
+  return EndLayer(layer_index, profile);
 }
 
 absl::StatusOr<ops::Matrix> ForwardPass::RunLastLayer(const TokenBatch& batch,
@@ -143,6 +143,7 @@ absl::StatusOr<ops::Matrix> ForwardPass::RunLastLayer(const TokenBatch& batch,
     AttentionBlock(layer, rows, normed, profile);
     ZP_RETURN_IF_ERROR(FfnBlock(layer_index, rows.residual, profile));
   }
+  ZP_RETURN_IF_ERROR(EndLayer(layer_index, profile));
   return asked_hidden;
 }
 
@@ -215,14 +216,11 @@ absl::Status ForwardPass::FfnBlock(int32_t layer_index,
                 [&] { kernels_.RmsNorm(residual, layer.ffn_norm, spec_.rms_epsilon, normed); });
   if (spec_.layer_is_moe[layer_index]) {
     const ops::Routing routing = RouteToExperts(layer, normed, profile);
-    ZP_ASSIGN_OR_RETURN(const ops::ExpertBank bank, BankOf(layer_index, profile));
-    profile.Timed(Op::kFfn, [&] { kernels_.ExpertFfn(normed, routing, bank, residual); });
-  } else {
-    const ops::ExpertBank bank{weights_.dense_layout(), std::span(&layer.dense_ffn, 1)};
-    profile.Timed(Op::kFfn, [&] {
-      kernels_.ExpertFfn(normed, RouteAllToOne(residual.rows), bank, residual);
-    });
+    return moe_.Run(layer_index, normed, routing, residual, profile);
   }
+  const ops::ExpertBank bank{weights_.dense_layout(), std::span(&layer.dense_ffn, 1)};
+  profile.Timed(Op::kFfn,
+                [&] { kernels_.ExpertFfn(normed, RouteAllToOne(residual.rows), bank, residual); });
   return absl::OkStatus();
 }
 
@@ -248,47 +246,15 @@ ops::Routing ForwardPass::RouteAllToOne(int64_t row_count) {
   return {expert_ids_, expert_weights_, 1};
 }
 
-absl::StatusOr<ops::ExpertBank> ForwardPass::BankOf(int32_t layer_index, PassProfile& profile) {
-  ZP_CHECK(!window_.empty() && window_.front().layer() == layer_index) << "layer " << layer_index;
-  const experts::GatherTicket& ticket = window_.front();
-  const auto blobs = profile.Timed(Op::kWeightWait, [&] { return experts_.Wait(ticket); });
-  if (!blobs.ok()) {
-    window_.clear();
-    return blobs.status();
-  }
-  const experts::GatherReport& report = experts_.report(ticket);
-  profile.RecordGather(report.seconds, report.bytes, report.bytes_by_source);
-  return ops::ExpertBank{weights_.expert_layout(), *blobs};
-}
-
-int32_t ForwardPass::NextMoeLayer(int32_t layer) const {
-  for (int32_t step = 1; step <= spec_.layer_count; ++step) {
-    const int32_t candidate =
-        (layer + step) % spec_.layer_count;  // after the last layer comes the next pass's first
-    if (spec_.layer_is_moe[candidate]) {
-      return candidate;
-    }
-  }
-  return -1;
-}
-
 void ForwardPass::BeginLayer(int32_t layer, PassProfile& profile) {
   profile.BeginLayer(layer);
   if (spec_.layer_is_moe[layer]) {
-    MoveWindow(layer);
+    moe_.BeginLayer(layer);
   }
 }
 
-// Releases the banks before `layer` and fills the window with those that follow it.
-void ForwardPass::MoveWindow(int32_t layer) {
-  while (!window_.empty() && window_.front().layer() != layer) {
-    window_.pop_front();
-  }
-  int32_t next = window_.empty() ? layer : NextMoeLayer(window_.back().layer());
-  while (static_cast<int32_t>(window_.size()) < experts_.window_slot_count()) {
-    window_.push_back(experts_.StartGather(next));
-    next = NextMoeLayer(next);
-  }
+absl::Status ForwardPass::EndLayer(int32_t layer, PassProfile& profile) {
+  return spec_.layer_is_moe[layer] ? moe_.EndLayer(layer, profile) : absl::OkStatus();
 }
 
 void ForwardPass::PrepareKv(const TokenBatch& batch) {

@@ -6,18 +6,17 @@
 // layer rows that nobody asked for stop after K and V.
 //
 // Thread safety: engine thread only.
-// Ownership: the weights, the experts and the kernels must outlive the pass; its buffers are kept
+// Ownership: the weights, the MoE block and the kernels must outlive the pass; its buffers are kept
 // and reused between runs.
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <vector>
 
 #include "base/status.h"
-#include "experts/expert_provider.h"
 #include "memory/buffer.h"
 #include "model/model_weights.h"
+#include "model/moe_block.h"
 #include "model/pass_profile.h"
 #include "model/rope_cache.h"
 #include "model/token_batch.h"
@@ -29,7 +28,7 @@ class ForwardPass {
  public:
   // chunk_rows: how many rows go through a step of a layer at once.
   ForwardPass(const ModelWeights& weights,
-              experts::ExpertProvider& experts,
+              MoeBlock& moe,
               ops::Kernels& kernels,
               int64_t chunk_rows);
 
@@ -77,26 +76,20 @@ class ForwardPass {
   ops::Routing RouteToExperts(const LayerWeights& layer,
                               ops::ConstMatrix normed,
                               PassProfile& profile);
-  absl::StatusOr<ops::ExpertBank> BankOf(int32_t layer_index, PassProfile& profile);
-  int32_t NextMoeLayer(int32_t layer) const;
   void BeginLayer(int32_t layer, PassProfile& profile);
-  void MoveWindow(int32_t layer);
+  absl::Status EndLayer(int32_t layer, PassProfile& profile);
 
   void PrepareKv(const TokenBatch& batch);
   ops::Matrix MatrixIn(memory::Buffer& buffer, spec::DType dtype, int64_t rows, int64_t cols) const;
 
   const ModelWeights& weights_;
-  experts::ExpertProvider& experts_;
+  MoeBlock& moe_;
   const spec::ModelSpec& spec_;
   ops::Kernels& kernels_;
   const int64_t chunk_rows_;
   const ops::AttentionShape attention_shape_;
   RopeCache rope_cache_;
   ops::RopeTable rope_;
-
-  // The window: the bank in use, then those on their way, in the order of their layers. It goes on
-  // round from the last layer to the first: a pass ends with the banks of the next one coming.
-  std::deque<experts::GatherTicket> window_;
 
   memory::Buffer hidden_, asked_hidden_, final_hidden_;
   memory::Buffer normed_, query_, key_value_, attended_, router_logits_;
