@@ -78,6 +78,11 @@ class Engine {
   // sequence and the limit.
   virtual absl::Status Validate(const protocol::Work& work) const = 0;
 
+  // Connects this rank to the memory of another host, or to none (an empty advertisement): what
+  // that host keeps then comes from elsewhere. From any thread; takes effect at the next slice.
+  // InvalidArgument if it is no advertisement.
+  virtual absl::Status ConnectHost(int32_t host, const std::string& advertisement) = 0;
+
   // One pass. A work that fails (invalid, or logits that are not finite) fails alone. Where a
   // layer's experts cannot be had, all works of the pass fail with what was wrong with them.
   virtual BatchResult Run(std::span<const protocol::Work* const> batch) = 0;

@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "base/check.h"
 #include "base/logging.h"
 #include "base/units.h"
-#include "experts/expert_gatherer.h"
 #include "experts/load_store.h"
 #include "fabric/file_source.h"
 #include "fmt/format.h"
@@ -22,7 +22,6 @@
 namespace zp::engine {
 namespace {
 
-constexpr int32_t kThisHost = 0;
 // Left to activations, the prefix cache of the system's files and everything else.
 constexpr int64_t kSpareBytes = int64_t{3} << 30;
 
@@ -55,11 +54,10 @@ absl::StatusOr<experts::Placement> PlaceExperts(const experts::ExpertCatalog& ca
                                                 const HostModelOptions& options) {
   const int64_t spare = std::max<int64_t>(0, AvailableMemoryBytes() - kSpareBytes);
   const int64_t budget = options.expert_memory_bytes.value_or(spare);
-  return experts::Placement::Compute(
-      catalog,
-      {{.expert_memory_bytes = static_cast<size_t>(budget), .rank_count = options.rank_count}},
-      options.window_slot_count,
-      /*redundancy=*/0);
+  const std::vector<experts::HostBudget> hosts(
+      options.host_count,
+      {.expert_memory_bytes = static_cast<size_t>(budget), .rank_count = options.rank_count});
+  return experts::Placement::Compute(catalog, hosts, options.window_slot_count, options.redundancy);
 }
 
 // The first error of many threads.
@@ -112,7 +110,8 @@ absl::Status PackExperts(const checkpoint::Checkpoint& checkpoint,
 
 // The files of a packed directory as a source of all experts.
 absl::StatusOr<experts::ExpertSource> OpenPackedFiles(const checkpoint::PackedExperts& packed) {
-  experts::ExpertSource source{.kind = experts::SourceKind::kFile, .bytes = nullptr, .places = {}};
+  experts::ExpertSource source{
+      .kind = experts::SourceKind::kFile, .name = "file", .bytes = nullptr, .places = {}};
   std::vector<std::string> paths;
   for (const checkpoint::PackedLayer& layer : packed.layers) {
     std::vector<experts::BlobPlace>& places = source.places.emplace_back();
@@ -127,6 +126,26 @@ absl::StatusOr<experts::ExpertSource> OpenPackedFiles(const checkpoint::PackedEx
     paths.push_back(layer.path);
   }
   ZP_ASSIGN_OR_RETURN(source.bytes, fabric::OpenFileSource(paths));
+  return source;
+}
+
+// What another host keeps, where it lies in that host's memory.
+experts::ExpertSource MemoryOf(const experts::Placement& placement, int32_t host) {
+  experts::ExpertSource source{.kind = experts::SourceKind::kPeer,
+                               .name = fmt::format("host {}", host),
+                               .bytes = nullptr,
+                               .places = {}};
+  const experts::ExpertCatalog& catalog = placement.catalog();
+  for (experts::LayerIndex layer = 0; layer < catalog.layer_count(); ++layer) {
+    std::vector<experts::BlobPlace>& places = source.places.emplace_back();
+    for (int32_t expert = 0; expert < catalog.expert_count_of(layer); ++expert) {
+      const int64_t index = placement.ResidentIndex(host, layer, expert);
+      places.push_back(
+          {.is_there = index >= 0,
+           .object = 0,
+           .offset = static_cast<uint64_t>(std::max<int64_t>(index, 0)) * catalog.expert_bytes});
+    }
+  }
   return source;
 }
 
@@ -148,12 +167,13 @@ absl::StatusOr<std::shared_ptr<const HostModel>> HostModel::Load(
   base::ThreadPool pool(thread_count);
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Kernels> kernels, MakeKernels(options, pool));
   const std::shared_ptr<HostModel> host(new HostModel);
+  ZP_CHECK(options.host >= 0 && options.host < options.host_count) << options.host;
   host->options_ = options;
   ZP_ASSIGN_OR_RETURN(host->weights_, model::ModelWeights::Load(checkpoint, *kernels));
   const experts::ExpertCatalog catalog =
       CatalogOf(checkpoint.spec(), host->weights_->expert_layout());
   ZP_ASSIGN_OR_RETURN(experts::Placement placement, PlaceExperts(catalog, options));
-  const auto store = std::make_shared<experts::ExpertStore>(std::move(placement), kThisHost);
+  const auto store = std::make_shared<experts::ExpertStore>(std::move(placement), options.host);
   if (!checkpoint.has_expert_tensors()) {
     ZP_ASSIGN_OR_RETURN(host->packed_,
                         checkpoint::ReadPackedExperts(checkpoint.directory(), checkpoint.spec()));
@@ -162,7 +182,12 @@ absl::StatusOr<std::shared_ptr<const HostModel>> HostModel::Load(
     std::vector<experts::ExpertSource> sources;
     sources.push_back(std::move(files));
     ZP_RETURN_IF_ERROR(experts::LoadStore(*store, std::move(sources), ChecksumsOf(*host->packed_)));
-  } else if (store->placement().max_missing_count(kThisHost) == 0) {
+  } else if (options.host_count > 1) {
+    return absl::FailedPreconditionError(fmt::format(
+        "{}: several hosts share the experts of a packed directory only; `zeroprefill pack` makes "
+        "one",
+        checkpoint.directory()));
+  } else if (store->placement().max_missing_count(options.host) == 0) {
     ZP_RETURN_IF_ERROR(PackExperts(checkpoint, *kernels, pool, *store));
   } else {
     return absl::ResourceExhaustedError(
@@ -183,7 +208,7 @@ double HostModel::resident_fraction() const {
   const experts::ExpertCatalog& catalog = store_->catalog();
   const int64_t all = int64_t{catalog.moe_layer_count()} * catalog.expert_count;
   return all == 0 ? 1
-                  : static_cast<double>(placement().resident_count(kThisHost)) /
+                  : static_cast<double>(placement().resident_count(options_.host)) /
                         static_cast<double>(all);
 }
 
@@ -192,11 +217,16 @@ absl::StatusOr<std::unique_ptr<ops::Kernels>> HostModel::CreateKernels(
   return MakeKernels(options_, pool);
 }
 
-absl::StatusOr<std::unique_ptr<experts::ExpertProvider>> HostModel::OpenExperts(
+absl::StatusOr<std::unique_ptr<experts::ExpertGatherer>> HostModel::OpenExperts(
     int32_t rank, base::Trace* trace) const {
   std::vector<experts::ExpertSource> sources;
   std::vector<std::vector<uint64_t>> checksums;
-  if (packed_.has_value() && placement().max_missing_count(kThisHost) > 0) {
+  if (packed_.has_value() && placement().max_missing_count(options_.host) > 0) {
+    for (int32_t host = 0; host < options_.host_count; ++host) {
+      if (host != options_.host) {
+        sources.push_back(MemoryOf(placement(), host));
+      }
+    }
     ZP_ASSIGN_OR_RETURN(experts::ExpertSource files, OpenPackedFiles(*packed_));
     sources.push_back(std::move(files));
     checksums = ChecksumsOf(*packed_);

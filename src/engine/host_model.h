@@ -8,14 +8,14 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <vector>
+#include <span>
 
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "base/trace.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/packed_experts.h"
-#include "experts/expert_provider.h"
+#include "experts/expert_gatherer.h"
 #include "experts/expert_store.h"
 #include "model/model_weights.h"
 #include "ops/kernels.h"
@@ -37,6 +37,10 @@ struct HostModelOptions {
   // else what it can spare.
   std::optional<int64_t> expert_memory_bytes = std::nullopt;
   int32_t window_slot_count = 2;  // layers in use or on their way
+  // Hosts that share the experts, each with the same memory for them; this one is number `host`.
+  int32_t host_count = 1;
+  int32_t host = 0;
+  int32_t redundancy = 0;  // copies of each expert that the hosts must hold; 0: files may do
 };
 
 class HostModel {
@@ -56,9 +60,15 @@ class HostModel {
 
   // Kernels like those that packed the weights, for one rank.
   absl::StatusOr<std::unique_ptr<ops::Kernels>> CreateKernels(base::ThreadPool& pool) const;
-  // A rank's window, with files of its own open. `trace` may be null.
-  absl::StatusOr<std::unique_ptr<experts::ExpertProvider>> OpenExperts(int32_t rank,
+  // A rank's window: its sources are the other hosts, in their order (none of them connected yet),
+  // then the packed files. `trace` may be null.
+  absl::StatusOr<std::unique_ptr<experts::ExpertGatherer>> OpenExperts(int32_t rank,
                                                                        base::Trace* trace) const;
+  // The source of a host's memory among those of OpenExperts. REQUIRES: not this host.
+  int32_t SourceOf(int32_t host) const { return host < options_.host ? host : host - 1; }
+
+  // What this host holds out to the others, as object 0 (fabric/memory_server.h).
+  std::span<const std::byte> kept_bytes() const { return store_->bytes(); }
 
  private:
   HostModel() = default;

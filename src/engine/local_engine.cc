@@ -10,6 +10,7 @@
 #include "engine/row_charges.h"
 #include "engine/token_trie.h"
 #include "engine/work_check.h"
+#include "fabric/peer_source.h"
 #include "fmt/format.h"
 #include "model/forward_pass.h"
 #include "model/gathered_moe.h"
@@ -42,7 +43,7 @@ class LocalEngine : public Engine {
   LocalEngine(std::unique_ptr<base::ThreadPool> pool,
               std::unique_ptr<ops::Kernels> kernels,
               std::shared_ptr<const HostModel> host_model,
-              std::unique_ptr<experts::ExpertProvider> experts,
+              std::unique_ptr<experts::ExpertGatherer> experts,
               std::unique_ptr<model::MoeBlock> moe,
               const EngineOptions& options)
       : pool_(std::move(pool)),
@@ -59,6 +60,7 @@ class LocalEngine : public Engine {
   std::string kernels_name() const override { return std::string(kernels_->name()); }
 
   absl::Status Validate(const Work& work) const override { return CheckWork(spec(), work); }
+  absl::Status ConnectHost(int32_t host, const std::string& advertisement) override;
   BatchResult Run(std::span<const Work* const> batch) override;
 
  private:
@@ -74,13 +76,23 @@ class LocalEngine : public Engine {
   const std::unique_ptr<base::ThreadPool> pool_;
   const std::unique_ptr<ops::Kernels> kernels_;
   const std::shared_ptr<const HostModel> host_model_;
-  const std::unique_ptr<experts::ExpertProvider> experts_;  // null with a MoE block from outside
+  const std::unique_ptr<experts::ExpertGatherer> experts_;  // null with a MoE block from outside
   const std::vector<std::string> source_names_;
   const std::unique_ptr<model::MoeBlock> moe_;
   model::ForwardPass forward_;
   LogitReader logit_reader_;
   model::PassProfile profile_;
 };
+
+absl::Status LocalEngine::ConnectHost(int32_t host, const std::string& advertisement) {
+  ZP_CHECK(experts_ != nullptr && host != host_model_->options().host) << host;
+  std::unique_ptr<fabric::ByteSource> bytes;
+  if (!advertisement.empty()) {
+    ZP_ASSIGN_OR_RETURN(bytes, fabric::OpenPeerSource(advertisement));
+  }
+  experts_->ReplaceSource(host_model_->SourceOf(host), std::move(bytes));
+  return absl::OkStatus();
+}
 
 BatchResult LocalEngine::Run(std::span<const Work* const> batch) {
   const auto begin = std::chrono::steady_clock::now();
@@ -235,7 +247,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const Hos
   }
   auto pool = std::make_unique<base::ThreadPool>(thread_count, options.cpus);
   ZP_ASSIGN_OR_RETURN(std::unique_ptr<ops::Kernels> kernels, host_model->CreateKernels(*pool));
-  std::unique_ptr<experts::ExpertProvider> experts;
+  std::unique_ptr<experts::ExpertGatherer> experts;
   std::unique_ptr<model::MoeBlock> moe;
   if (make_moe != nullptr) {
     ZP_ASSIGN_OR_RETURN(moe, make_moe(*kernels));

@@ -15,6 +15,7 @@
 #include "checkpoint/synthetic.h"
 #include "engine/engine.h"
 #include "engine/host_model.h"
+#include "fabric/memory_server.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/pack_checkpoint.h"
@@ -176,6 +177,79 @@ TEST_P(StreamingTest, RanksOfOneProcessAnswerAlikeAtTheSameTime) {
         expected = answer;
       }
       EXPECT_EQ(answer, expected);
+    }
+  }
+}
+
+// Hosts in one process, each with its memory held out to the others.
+class Cluster {
+ public:
+  Cluster(std::vector<std::shared_ptr<const HostModel>> hosts) : hosts_(std::move(hosts)) {
+    for (const auto& host : hosts_) {
+      const fabric::MemoryRegion region{.object = 0, .bytes = host->kept_bytes()};
+      auto server = fabric::ServeMemory(std::span(&region, 1), {});
+      EXPECT_TRUE(server.ok()) << server.status();
+      servers_.push_back(*std::move(server));
+      auto engine = Engine::Create(host, {.thread_count = 1});
+      EXPECT_TRUE(engine.ok()) << engine.status();
+      engines_.push_back(*std::move(engine));
+    }
+    for (int32_t host = 0; host < host_count(); ++host) {
+      ConnectAll(host);
+    }
+  }
+
+  int32_t host_count() const { return static_cast<int32_t>(hosts_.size()); }
+  Engine& engine(int32_t host) { return *engines_[host]; }
+
+  void Kill(int32_t host) { servers_[host].reset(); }
+  void Revive(int32_t host) {
+    const fabric::MemoryRegion region{.object = 0, .bytes = hosts_[host]->kept_bytes()};
+    servers_[host] = *fabric::ServeMemory(std::span(&region, 1), {});
+    ConnectAll(host);
+  }
+
+ private:
+  void ConnectAll(int32_t host) {
+    for (int32_t other = 0; other < host_count(); ++other) {
+      if (other != host) {
+        EXPECT_TRUE(engines_[other]->ConnectHost(host, servers_[host]->advertisement()).ok());
+      }
+    }
+  }
+
+  const std::vector<std::shared_ptr<const HostModel>> hosts_;
+  std::vector<std::unique_ptr<fabric::MemoryServer>> servers_;
+  std::vector<std::unique_ptr<Engine>> engines_;
+};
+
+TEST_P(StreamingTest, HostsThatShareTheExpertsAnswerAlike) {
+  const std::vector<protocol::Work> works = RandomWorks(11);
+  const auto alone = Engine::Create(*LoadPacked({.activation_dtype = GetParam()}), {});
+  const std::vector<float> expected = Run(**alone, works);
+  for (const int32_t host_count : {2, 4}) {
+    for (const int32_t redundancy : {1, 2}) {
+      const int32_t kept = (spec_.expert_count * redundancy + host_count - 1) / host_count;
+      std::vector<std::shared_ptr<const HostModel>> hosts;
+      for (int32_t host = 0; host < host_count; ++host) {
+        auto loaded = LoadPacked({.activation_dtype = GetParam(),
+                                  .expert_memory_bytes = BudgetFor(kept, 1, 2),
+                                  .host_count = host_count,
+                                  .host = host,
+                                  .redundancy = redundancy});
+        ASSERT_TRUE(loaded.ok()) << loaded.status();
+        hosts.push_back(*std::move(loaded));
+      }
+      Cluster cluster(std::move(hosts));
+      for (int32_t host = 0; host < host_count; ++host) {
+        EXPECT_EQ(Run(cluster.engine(host), works), expected) << host << " of " << host_count;
+      }
+      // A host that is lost costs bandwidth, not answers; and it may come back.
+      cluster.Kill(1);
+      EXPECT_EQ(Run(cluster.engine(0), works), expected);
+      EXPECT_EQ(Run(cluster.engine(0), works), expected);
+      cluster.Revive(1);
+      EXPECT_EQ(Run(cluster.engine(0), works), expected);
     }
   }
 }

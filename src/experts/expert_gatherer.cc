@@ -20,6 +20,14 @@ constexpr int kPoison = 0xff;  // NaN in every number format that weights have
 
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
+std::vector<std::string> NamesOf(const std::vector<ExpertSource>& sources) {
+  std::vector<std::string> names;
+  for (const ExpertSource& source : sources) {
+    names.push_back(source.name);
+  }
+  return names;
+}
+
 }  // namespace
 
 ExpertGatherer::ExpertGatherer(std::shared_ptr<const ExpertStore> store,
@@ -29,6 +37,7 @@ ExpertGatherer::ExpertGatherer(std::shared_ptr<const ExpertStore> store,
     : store_(std::move(store)),
       checksums_(std::move(checksums)),
       options_(options),
+      source_names_(NamesOf(sources)),
       loop_(std::move(sources),
             options.window_slot_count,
             !checksums_.empty(),
@@ -111,12 +120,15 @@ absl::StatusOr<std::span<const std::byte* const>> ExpertGatherer::Wait(const Gat
   return std::span<const std::byte* const>(slot.blobs);
 }
 
-std::vector<std::string> ExpertGatherer::source_names() const {
-  std::vector<std::string> names;
-  for (const ExpertSource& source : loop_.sources()) {
-    names.emplace_back(source.bytes->name());
+void ExpertGatherer::ReplaceSource(int32_t source, std::unique_ptr<fabric::ByteSource> bytes) {
+  if (!thread_.joinable()) {
+    return;  // nothing is ever gathered
   }
-  return names;
+  {
+    const std::lock_guard lock(replacements_mutex_);
+    replacements_.push_back({source, std::move(bytes)});
+  }
+  WakeGatherThread();
 }
 
 void ExpertGatherer::AwaitLeaving(const Slot& slot, SlotState state) {
@@ -149,7 +161,8 @@ void ExpertGatherer::Release(int32_t slot_index) {
 void ExpertGatherer::GatherThread() {
   while (true) {
     const bool stopping = stopping_.load(std::memory_order_acquire);
-    bool progress = TakeRequests();
+    bool progress = TakeReplacements();
+    progress |= TakeRequests();
     progress |= loop_.Turn(Clock::now());
     bool any_begun = false;
     for (int32_t slot = 0; slot < static_cast<int32_t>(slots_.size()); ++slot) {
@@ -166,6 +179,18 @@ void ExpertGatherer::GatherThread() {
       Sleep();
     }
   }
+}
+
+// In the order in which they came: one that has to wait for reads to end holds up those behind it.
+bool ExpertGatherer::TakeReplacements() {
+  const std::lock_guard lock(replacements_mutex_);
+  size_t taken = 0;
+  while (taken < replacements_.size() &&
+         loop_.Replace(replacements_[taken].source, replacements_[taken].bytes)) {
+    ++taken;
+  }
+  replacements_.erase(replacements_.begin(), replacements_.begin() + static_cast<int64_t>(taken));
+  return taken > 0;
 }
 
 // Begins what the engine asked for, in that order, and drops what it no longer wants.

@@ -16,6 +16,8 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -53,7 +55,11 @@ class ExpertGatherer final : public ExpertProvider {
   const GatherReport& report(const GatherTicket& ticket) const override {
     return slots_[ticket.slot()]->report;
   }
-  std::vector<std::string> source_names() const override;
+  std::vector<std::string> source_names() const override { return source_names_; }
+
+  // Another connection in the place of a source, or none (null); from any thread.
+  void ReplaceSource(int32_t source, std::unique_ptr<fabric::ByteSource> bytes);
+
   double exposed_wait_seconds() const override { return exposed_wait_seconds_; }
 
  private:
@@ -87,6 +93,7 @@ class ExpertGatherer final : public ExpertProvider {
 
   void GatherThread();
   bool TakeRequests();
+  bool TakeReplacements();
   void Finish(int32_t slot_index);
   void Sleep();
   void WakeGatherThread() const;
@@ -98,6 +105,15 @@ class ExpertGatherer final : public ExpertProvider {
   std::vector<std::unique_ptr<Slot>> slots_;
   uint64_t next_sequence_ = 0;
   double exposed_wait_seconds_ = 0;
+
+  const std::vector<std::string> source_names_;
+
+  struct Replacement {
+    int32_t source = 0;
+    std::unique_ptr<fabric::ByteSource> bytes = {};
+  };
+  std::mutex replacements_mutex_;
+  std::vector<Replacement> replacements_;  // guarded; not taken yet
 
   GatherLoop loop_;  // gather thread
   int wake_fd_ = -1;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -26,7 +27,8 @@ struct BlobPlace {
 
 struct ExpertSource {
   SourceKind kind = SourceKind::kFile;
-  std::unique_ptr<fabric::ByteSource> bytes;
+  std::string name = {};                       // "host 2", "file": for metrics
+  std::unique_ptr<fabric::ByteSource> bytes;   // null: not there now
   std::vector<std::vector<BlobPlace>> places;  // [layer][expert]
 };
 

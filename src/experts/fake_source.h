@@ -117,7 +117,7 @@ class FakeSource : public fabric::ByteSource {
 template <typename Has>
 ExpertSource MakeFakeSource(
     SourceKind kind, std::string name, const FakeBlobs& blobs, FakeSwitches& switches, Has has) {
-  ExpertSource source{.kind = kind, .bytes = nullptr, .places = {}};
+  ExpertSource source{.kind = kind, .name = name, .bytes = nullptr, .places = {}};
   source.bytes = std::make_unique<FakeSource>(std::move(name), blobs, switches);
   for (LayerIndex layer = 0; layer < blobs.catalog.layer_count(); ++layer) {
     std::vector<BlobPlace>& places = source.places.emplace_back();

@@ -41,20 +41,38 @@ GatherLoop::GatherLoop(std::vector<ExpertSource> sources,
       verify_checksums_(verify_checksums),
       options_(options) {
   ZP_CHECK(sources_.size() <= kMostSources) << sources_.size();
-  int32_t max_reads = 0;
   for (size_t source = 0; source < sources_.size(); ++source) {
-    const int32_t reads = sources_[source].bytes->max_reads_in_flight();
-    states_[source].reads.resize(reads);
-    for (int32_t place = 0; place < reads; ++place) {
-      states_[source].free_reads.push_back(place);
-    }
-    max_reads = std::max(max_reads, reads);
+    ResetState(static_cast<int32_t>(source));
   }
-  done_.reserve(max_reads);
   slot_order_.reserve(slot_count);
   for (Slot& slot : slots_) {
     slot.source_bytes.resize(sources_.size());
   }
+}
+
+void GatherLoop::ResetState(int32_t source) {
+  SourceState& state = states_[source];
+  state = {};
+  if (sources_[source].bytes == nullptr) {
+    return;
+  }
+  const int32_t reads = sources_[source].bytes->max_reads_in_flight();
+  state.reads.resize(reads);
+  for (int32_t place = 0; place < reads; ++place) {
+    state.free_reads.push_back(place);
+  }
+  done_.reserve(std::max<size_t>(done_.capacity(), reads));
+}
+
+bool GatherLoop::Replace(int32_t source, std::unique_ptr<fabric::ByteSource>& bytes) {
+  if (states_[source].reads_in_flight() > 0) {
+    states_[source].down_until = Clock::time_point::max();  // until it is replaced
+    sources_[source].bytes->Abandon();
+    return false;
+  }
+  sources_[source].bytes = std::move(bytes);
+  ResetState(source);
+  return true;
 }
 
 void GatherLoop::Begin(int32_t slot_index,
@@ -153,7 +171,8 @@ GatherLoop::Choice GatherLoop::NextSlice(int32_t source, Clock::time_point now) 
 }
 
 bool GatherLoop::CanDeliver(int32_t source, const Slot& slot, const Blob& blob) const {
-  return sources_[source].places[slot.layer][blob.target.expert].is_there &&
+  return sources_[source].bytes != nullptr &&
+         sources_[source].places[slot.layer][blob.target.expert].is_there &&
          (blob.failed_sources & Bit(source)) == 0 &&
          (blob.only_source < 0 || blob.only_source == source);
 }

@@ -72,6 +72,10 @@ class GatherLoop {
   // Of the slot's last gather.
   std::span<const int64_t> bytes_by_source(int32_t slot) const { return slots_[slot].source_bytes; }
 
+  // Another ByteSource, or none, in the place of a source; what it was reading is read from
+  // elsewhere. False: reads are in flight still, they were abandoned; ask again after a Turn.
+  bool Replace(int32_t source, std::unique_ptr<fabric::ByteSource>& bytes);
+
   // When Turn must run though no source wakes the thread: a source may have stopped.
   Clock::time_point NextCheck(Clock::time_point now) const;
 
@@ -121,6 +125,7 @@ class GatherLoop {
     int32_t slice = -1;
   };
 
+  void ResetState(int32_t source);
   bool StartReads(int32_t source, Clock::time_point now);
   Choice NextSlice(int32_t source, Clock::time_point now);
   bool CanDeliver(int32_t source, const Slot& slot, const Blob& blob) const;

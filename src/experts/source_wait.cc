@@ -17,6 +17,9 @@ void AwaitSources(const std::vector<ExpertSource>& sources,
   size_t count = 0;
   fds[count++] = {.fd = wake_fd, .events = POLLIN, .revents = 0};  // poll skips -1
   for (const ExpertSource& source : sources) {
+    if (source.bytes == nullptr) {
+      continue;
+    }
     if (!source.bytes->Arm()) {
       return;
     }

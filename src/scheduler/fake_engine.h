@@ -34,6 +34,7 @@ class FakeEngine : public engine::Engine {
     return absl::OkStatus();
   }
 
+  absl::Status ConnectHost(int32_t, const std::string&) override { return absl::OkStatus(); }
   engine::BatchResult Run(std::span<const protocol::Work* const> batch) override {
     std::unique_lock lock(mutex_);
     std::vector<std::string>& request_ids = batches_.emplace_back();
