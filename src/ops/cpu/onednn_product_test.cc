@@ -37,7 +37,8 @@ constexpr std::array kShapes = {Shape{1, 1},
                                 Shape{130, 70},
                                 Shape{1000, 960},
                                 Shape{520, 333},
-                                Shape{96, 2048}};
+                                Shape{96, 2048},
+                                Shape{512, 2048}};
 
 class ProductTest : public testing::TestWithParam<Kind> {
  protected:
