@@ -4,6 +4,8 @@
 #include "apps/bench_forward.h"
 #include "apps/bench_sharing.h"
 #include "apps/bench_stream.h"
+#include "apps/bench_tunnel.h"
+#include "apps/tunnel_rank.h"
 
 namespace zp::apps {
 
@@ -14,6 +16,8 @@ void AddBenchCommand(CLI::App& app) {
   AddBenchForwardCommand(*bench);
   AddBenchSharingCommand(*bench);
   AddBenchStreamCommand(*bench);
+  AddBenchTunnelCommand(*bench);
+  AddTunnelRankCommand(*bench);
 }
 
 }  // namespace zp::apps

@@ -2,28 +2,24 @@
 
 #include <algorithm>
 #include <chrono>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "apps/bench_packed.h"
 #include "apps/bench_prompts.h"
 #include "apps/command.h"
-#include "apps/progress.h"
-#include "base/logging.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "base/trace.h"
 #include "base/units.h"
 #include "boost/json.hpp"
-#include "checkpoint/packed_experts.h"
 #include "checkpoint/synthetic.h"
 #include "engine/engine.h"
 #include "engine/host_model.h"
 #include "fmt/format.h"
-#include "model/pack_checkpoint.h"
 #include "ops/cpu/cpu_kernels.h"
 #include "spec/model_shapes.h"
 #include "spec/saturation.h"
@@ -31,7 +27,6 @@
 namespace zp::apps {
 namespace {
 
-namespace fs = std::filesystem;
 namespace json = boost::json;
 
 struct StreamOptions {
@@ -84,36 +79,6 @@ void Record(const engine::PassReport& report, int32_t first_layer, LayerTimes& t
   times.wait_fraction.push_back(wait / (compute + wait));
   times.gather_seconds.push_back(gather / count);
   times.gathered_bytes = bytes / count;
-}
-
-// The packed directory of the shape: made at the first call, kept for the next.
-absl::StatusOr<std::string> PackedDirectory(const StreamOptions& options,
-                                            const spec::ModelSpec& spec,
-                                            base::ThreadPool& pool) {
-  const std::string name = fmt::format("zeroprefill-{}-{}", options.shape, options.layers);
-  const fs::path root =
-      options.work_directory.empty() ? fs::path("/var/tmp") : fs::path(options.work_directory);
-  const std::string packed = (root / name).string();
-  const std::string source = packed + ".source";
-  if (!checkpoint::IsPacked(packed)) {
-    if (!fs::exists(source + "/config.json")) {
-      ZP_RETURN_IF_ERROR(checkpoint::WriteSyntheticFiles(spec, source));
-    }
-    ZP_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Kernels> kernels,
-                        ops::cpu::CreateKernels(spec::DType::kBf16, pool));
-    const auto weights = checkpoint::CreateSynthetic(spec, 1, source);
-    Progress progress("pack");
-    ProgressCounts counts;
-    const auto report = [&](const model::PackProgress& now) {
-      counts.bytes = now.written_bytes;
-      counts.done_share =
-          static_cast<double>(now.written_bytes) / static_cast<double>(now.total_bytes);
-      progress.Update(counts);
-    };
-    ZP_RETURN_IF_ERROR(model::PackCheckpoint(*weights, *kernels, pool, packed, report).status());
-    progress.Finish(counts);
-  }
-  return packed;
 }
 
 absl::StatusOr<std::unique_ptr<engine::Engine>> OpenEngine(
@@ -223,7 +188,9 @@ absl::Status RunStream(const StreamOptions& options) {
   const int threads =
       options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
   base::ThreadPool pool(threads);
-  ZP_ASSIGN_OR_RETURN(const std::string directory, PackedDirectory(options, spec, pool));
+  ZP_ASSIGN_OR_RETURN(
+      const std::string directory,
+      PackedBenchDirectory(options.shape, options.layers, options.work_directory, pool));
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<checkpoint::Checkpoint> packed,
                       checkpoint::Checkpoint::Open(directory));
   base::Trace trace;

@@ -227,8 +227,10 @@ absl::StatusOr<std::unique_ptr<experts::ExpertGatherer>> HostModel::OpenExperts(
         sources.push_back(MemoryOf(placement(), host));
       }
     }
-    ZP_ASSIGN_OR_RETURN(experts::ExpertSource files, OpenPackedFiles(*packed_));
-    sources.push_back(std::move(files));
+    if (options_.streams_from_files) {
+      ZP_ASSIGN_OR_RETURN(experts::ExpertSource files, OpenPackedFiles(*packed_));
+      sources.push_back(std::move(files));
+    }
     checksums = ChecksumsOf(*packed_);
   }
   return std::make_unique<experts::ExpertGatherer>(

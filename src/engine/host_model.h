@@ -41,6 +41,8 @@ struct HostModelOptions {
   int32_t host_count = 1;
   int32_t host = 0;
   int32_t redundancy = 0;  // copies of each expert that the hosts must hold; 0: files may do
+  // Whether ranks read from the packed files what other hosts keep. Off in benchmarks of the links.
+  bool streams_from_files = true;
 };
 
 class HostModel {
@@ -61,12 +63,13 @@ class HostModel {
   // Kernels like those that packed the weights, for one rank.
   absl::StatusOr<std::unique_ptr<ops::Kernels>> CreateKernels(base::ThreadPool& pool) const;
   // A rank's window: its sources are the other hosts, in their order (none of them connected yet),
-  // then the packed files. `trace` may be null.
+  // then the packed files if streams_from_files. `trace` may be null.
   absl::StatusOr<std::unique_ptr<experts::ExpertGatherer>> OpenExperts(int32_t rank,
                                                                        base::Trace* trace) const;
   // The source of a host's memory among those of OpenExperts. REQUIRES: not this host.
   int32_t SourceOf(int32_t host) const { return host < options_.host ? host : host - 1; }
 
+  const experts::ExpertStore& store() const { return *store_; }
   // What this host holds out to the others, as object 0 (fabric/memory_server.h).
   std::span<const std::byte> kept_bytes() const { return store_->bytes(); }
 

@@ -11,6 +11,7 @@
 #include <chrono>
 #include <vector>
 
+#include "oneapi/dnnl/dnnl.hpp"
 #include "ops/cpu/cpu_kernels.h"
 
 namespace zp::ops::cpu {
@@ -131,8 +132,12 @@ struct alignas(64) TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64);
 
-// The system gives tiles to a process that asks for them.
+// The system gives tiles to a process that asks for them; the products use them unless oneDNN is
+// held to less (ONEDNN_MAX_CPU_ISA).
 bool MayUseAmx() {
+  if (dnnl::get_effective_cpu_isa() != dnnl::cpu_isa::avx512_core_amx) {
+    return false;
+  }
   constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
   constexpr int kTileData = 18;               // XFEATURE_XTILEDATA
   constexpr unsigned kAmxBf16 = 1u << 22;     // in EDX of leaf 7

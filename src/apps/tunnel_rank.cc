@@ -1,0 +1,276 @@
+#include "apps/tunnel_rank.h"
+
+#include <poll.h>
+#include <sys/resource.h>
+
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "apps/bench_prompts.h"
+#include "apps/command.h"
+#include "base/logging.h"
+#include "base/thread_pool.h"
+#include "boost/json.hpp"
+#include "checkpoint/checkpoint.h"
+#include "engine/engine.h"
+#include "engine/host_model.h"
+#include "fabric/memory_server.h"
+#include "fabric/peer_source.h"
+#include "fmt/format.h"
+#include "memory/buffer.h"
+#include "ops/cpu/cpu_kernels.h"
+
+namespace zp::apps {
+namespace {
+
+namespace json = boost::json;
+
+struct RankOptions {
+  std::string directory;
+  int32_t host = 0;
+  int32_t host_count = 2;
+  std::string address = "127.0.0.1";
+  std::vector<int> cpus;
+};
+
+double CpuSeconds() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+// A file of prompts: one JSON array of tokens a line. Every row of a prompt is asked for one label,
+// so that the last layer has as much to do as the others.
+absl::StatusOr<std::vector<protocol::Work>> ReadPrompts(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) {
+    return absl::NotFoundError(fmt::format("{}: cannot be read", path));
+  }
+  std::vector<protocol::Work> works;
+  for (std::string line; std::getline(file, line);) {
+    protocol::Sequence sequence;
+    const json::value tokens = json::parse(line);
+    for (const json::value& token : tokens.as_array()) {
+      sequence.tokens.push_back(static_cast<spec::TokenId>(token.as_int64()));
+    }
+    for (int32_t position = 0; position < static_cast<int32_t>(sequence.tokens.size());
+         ++position) {
+      sequence.rows.push_back(
+          {.position = position, .columns = {0}, .full_vocabulary = false, .top_count = 0});
+    }
+    works.push_back({.request_id = "tunnel", .sequences = {std::move(sequence)}});
+  }
+  return works;
+}
+
+class TunnelRank {
+ public:
+  explicit TunnelRank(RankOptions options) : options_(std::move(options)) {}
+
+  absl::StatusOr<json::object> Start() {
+    ZP_ASSIGN_OR_RETURN(checkpoint_, checkpoint::Checkpoint::Open(options_.directory));
+    base::ThreadPool pool(static_cast<int>(options_.cpus.size()), options_.cpus);
+    peak_flops_per_s_ = ops::cpu::MeasurePeakFlops(spec::DType::kBf16, pool);
+    ZP_ASSIGN_OR_RETURN(sharded_, engine::HostModel::Load(*checkpoint_, Sharded()));
+    const fabric::MemoryRegion region{.object = 0, .bytes = sharded_->kept_bytes()};
+    ZP_ASSIGN_OR_RETURN(server_,
+                        fabric::ServeMemory(std::span(&region, 1), {.address = options_.address}));
+    ZP_ASSIGN_OR_RETURN(engines_["gather"], engine::Engine::Create(sharded_, EngineOptions()));
+    return json::object{{"advertisement", absl::BytesToHexString(server_->advertisement())},
+                        {"peak_flops_per_s", peak_flops_per_s_}};
+  }
+
+  absl::StatusOr<json::object> Do(const std::string& line) {
+    std::istringstream words(line);
+    std::string verb;
+    words >> verb;
+    if (verb == "connect") {
+      int32_t host = 0;
+      std::string advertisement;
+      words >> host >> advertisement;
+      ZP_RETURN_IF_ERROR(
+          engines_["gather"]->ConnectHost(host, absl::HexStringToBytes(advertisement)));
+      return json::object{};
+    }
+    if (verb == "link") {
+      std::string advertisement;
+      words >> advertisement;
+      return MeasureLink(absl::HexStringToBytes(advertisement));
+    }
+    if (verb == "run") {
+      std::string strategy;
+      int warm_passes = 0;
+      std::string path;
+      words >> strategy >> warm_passes >> path;
+      return Run(strategy, warm_passes, path);
+    }
+    return absl::InvalidArgumentError(fmt::format("'{}' is no command", verb));
+  }
+
+ private:
+  // Bytes a second from a peer, over about two seconds.
+  absl::StatusOr<json::object> MeasureLink(const std::string& advertisement) {
+    constexpr size_t kSliceBytes = size_t{2} << 20;
+    using Clock = std::chrono::steady_clock;
+    ZP_ASSIGN_OR_RETURN(const std::unique_ptr<fabric::ByteSource> peer,
+                        fabric::OpenPeerSource(advertisement));
+    memory::Buffer buffer(kSliceBytes * peer->max_reads_in_flight(), "link probe");
+    std::vector<fabric::SliceDone> done;
+    const auto start = [&](uint64_t place) {
+      peer->Start({.object = 0,
+                   .offset = place * kSliceBytes,
+                   .destination = buffer.bytes().subspan(place * kSliceBytes, kSliceBytes),
+                   .token = place});
+    };
+    for (int32_t place = 0; place < peer->max_reads_in_flight(); ++place) {
+      start(place);
+    }
+    int64_t bytes = 0;
+    const Clock::time_point begin = Clock::now();
+    while (Clock::now() - begin < std::chrono::seconds(2)) {
+      done.clear();
+      peer->Poll(done);
+      for (const fabric::SliceDone& slice : done) {
+        if (slice.error != 0) {
+          return absl::UnavailableError(fmt::format("link: {}", std::strerror(slice.error)));
+        }
+        bytes += kSliceBytes;
+        start(slice.token);
+      }
+      if (done.empty() && peer->Arm()) {
+        pollfd fd = {.fd = peer->event_fd(), .events = POLLIN, .revents = 0};
+        poll(&fd, 1, 100);
+      }
+    }
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    peer->Abandon();
+    for (int turn = 0; turn < 100; ++turn) {
+      done.clear();
+      peer->Poll(done);
+    }
+    return json::object{{"link_bytes_per_s", static_cast<double>(bytes) / seconds}};
+  }
+
+  // A host keeps its share and no more: what the paper calls a rank's shard.
+  engine::HostModelOptions Sharded() const {
+    const spec::ModelSpec& spec = checkpoint_->spec();
+    base::ThreadPool pool(1);
+    const auto kernels = ops::cpu::CreateKernels(spec::DType::kBf16, pool);
+    const size_t expert_bytes = (*kernels)->expert_layout(spec.model_dim, spec.expert_dim).bytes;
+    const int64_t kept = (spec.expert_count + options_.host_count - 1) / options_.host_count;
+    const int64_t slots = engine::HostModelOptions{}.window_slot_count;
+    int64_t moe_layers = 0;
+    for (const bool is_moe : spec.layer_is_moe) {
+      moe_layers += is_moe ? 1 : 0;
+    }
+    return {.thread_count = static_cast<int>(options_.cpus.size()),
+            .expert_memory_bytes = static_cast<int64_t>(expert_bytes) *
+                                   (moe_layers * kept + slots * (spec.expert_count - kept)),
+            .host_count = options_.host_count,
+            .host = options_.host,
+            .redundancy = 1,
+            .streams_from_files = false};
+  }
+
+  engine::EngineOptions EngineOptions() const {
+    return {.rank = options_.host,
+            .thread_count = static_cast<int>(options_.cpus.size()),
+            .cpus = options_.cpus};
+  }
+
+  absl::StatusOr<engine::Engine*> EngineFor(const std::string& strategy) {
+    std::unique_ptr<engine::Engine>& engine = engines_[strategy];
+    if (engine == nullptr && strategy == "resident") {
+      ZP_ASSIGN_OR_RETURN(
+          std::shared_ptr<const engine::HostModel> all,
+          engine::HostModel::Load(*checkpoint_,
+                                  {.thread_count = static_cast<int>(options_.cpus.size()),
+                                   .expert_memory_bytes = int64_t{1} << 50}));
+      ZP_ASSIGN_OR_RETURN(engine, engine::Engine::Create(std::move(all), EngineOptions()));
+    }
+    if (engine == nullptr) {
+      return absl::InvalidArgumentError(fmt::format("'{}' is no strategy", strategy));
+    }
+    return engine.get();
+  }
+
+  absl::StatusOr<json::object> Run(const std::string& strategy,
+                                   int warm_passes,
+                                   const std::string& path) {
+    ZP_ASSIGN_OR_RETURN(engine::Engine * engine, EngineFor(strategy));
+    ZP_ASSIGN_OR_RETURN(const std::vector<protocol::Work> works, ReadPrompts(path));
+    const std::vector<const protocol::Work*> batch = PointersTo(works);
+    for (int pass = 0; pass < warm_passes; ++pass) {
+      engine->Run(batch);
+    }
+    const double cpu_seconds = CpuSeconds();
+    const engine::BatchResult result = engine->Run(batch);
+    for (const auto& work : result.works) {
+      ZP_RETURN_IF_ERROR(work.status());
+    }
+    const engine::PassReport& report = result.report;
+    int64_t gathered_bytes = 0;
+    double gather_seconds = 0;
+    for (const engine::LayerReport& layer : report.layers) {
+      gathered_bytes += layer.gathered_bytes;
+      gather_seconds += layer.gather_seconds;
+    }
+    return json::object{{"tokens", report.computed_tokens},
+                        {"seconds", report.seconds},
+                        {"wait_seconds", report.exposed_wait_seconds},
+                        {"gather_seconds", gather_seconds},
+                        {"gathered_bytes", gathered_bytes},
+                        {"flops", report.flops},
+                        {"cpu_seconds", CpuSeconds() - cpu_seconds}};
+  }
+
+  const RankOptions options_;
+  double peak_flops_per_s_ = 0;
+  std::unique_ptr<checkpoint::Checkpoint> checkpoint_;
+  std::shared_ptr<const engine::HostModel> sharded_;
+  std::unique_ptr<fabric::MemoryServer> server_;
+  std::map<std::string, std::unique_ptr<engine::Engine>> engines_;
+};
+
+void Answer(const absl::StatusOr<json::object>& answer) {
+  const json::object line =
+      answer.ok() ? *answer : json::object{{"error", base::MessageOf(answer.status())}};
+  std::cout << json::serialize(line) << std::endl;
+}
+
+absl::Status RunRank(const RankOptions& options) {
+  base::SetUpLogging("warn");
+  TunnelRank rank(options);
+  Answer(rank.Start());
+  for (std::string line; std::getline(std::cin, line);) {
+    Answer(rank.Do(line));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddTunnelRankCommand(CLI::App& bench) {
+  CLI::App* command = bench.add_subcommand("tunnel-rank", "One rank of `bench tunnel`")->group("");
+  const auto options = std::make_shared<RankOptions>();
+  command->add_option("--packed", options->directory)->required();
+  command->add_option("--host", options->host)->required();
+  command->add_option("--hosts", options->host_count)->required();
+  command->add_option("--address", options->address);
+  command->add_option("--cpus", options->cpus)->delimiter(',')->required();
+  command->callback([options] { ExitOnError(RunRank(*options)); });
+}
+
+}  // namespace zp::apps
