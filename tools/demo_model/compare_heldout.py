@@ -4,8 +4,9 @@
 
 ZeroPrefill answers through `zeroprefill score`, in bf16 and in f32; so does transformers through
 evaluate.py's own loop. Prints one table of accuracies and one of the answers that differ, with
-their margin: by how much the best label's log-probability exceeds the second's in transformers'
-f32. Writes WORK/engine.PRECISION.jsonl, the engine's answers.
+their margin (by how much the best label's log-probability exceeds the second's in transformers'
+f32) and the largest gap between two log-probabilities of a label above 1 %. Writes the engine's
+answers to WORK/engine.PRECISION.jsonl.
 """
 
 import argparse
@@ -81,6 +82,12 @@ def margin(log_probabilities):
     return first - second
 
 
+def largest_gap(one, other):
+    """Between two lists of log-probabilities, where both labels are above 1 %."""
+    pairs = [pair for pair in zip(one, other) if min(pair) > math.log(0.01)]
+    return max((abs(mine - theirs) for mine, theirs in pairs), default=0.0)
+
+
 def print_accuracies(held_out, answers):
     print("\n| task | texts |", " | ".join(f"{who} {kind}" for who, kind in answers), "|")
     print("|---|---:|" + "---:|" * len(answers))
@@ -92,23 +99,18 @@ def print_accuracies(held_out, answers):
 def print_differences(held_out, answers, pairs):
     """For every pair of ways to answer: how many answers differ, and the margins of those."""
     judge = answers[REFERENCE, "f32"]
-    print("\n| pair | task | answers that differ | their margins | largest |log-prob| difference |")
+    print("\n| pair | task | answers that differ | their margins | largest gap |")
     print("|---|---|---:|---|---:|")
-    for one, other in pairs:
+    for first, second in pairs:
+        title = f"{' '.join(first)} / {' '.join(second)}"
+        one, other = answers[first], answers[second]
         for task, rows in held_out.items():
             names = [row["id"] for row in rows]
-            differing = [
-                name for name in names if best(answers[one][name]) != best(answers[other][name])
-            ]
-            margins = ", ".join(f"{margin(judge[name]):.3f}" for name in differing)
-            gap = max(
-                abs(mine - theirs)
-                for name in names
-                for mine, theirs in zip(answers[one][name], answers[other][name])
-                if min(mine, theirs) > math.log(0.01)
-            )
-            title = f"{' '.join(one)} / {' '.join(other)}"
-            print(f"| {title} | {task} | {len(differing)} | {margins} | {gap:.4f} |")
+            differing = [name for name in names if best(one[name]) != best(other[name])]
+            margins = sorted(margin(judge[name]) for name in differing)
+            shown = ", ".join(f"{value:.3f}" for value in margins)
+            gap = max(largest_gap(one[name], other[name]) for name in names)
+            print(f"| {title} | {task} | {len(differing)} | {shown} | {gap:.4f} |")
 
 
 def main():
