@@ -1,7 +1,9 @@
-"""A Qwen3-MoE for training on a CPU: the mathematics and weight names of transformers'
-`Qwen3MoeForCausalLM`, but each expert works once on all of its tokens.
+"""A Qwen3-MoE for training: the mathematics and weight names of transformers'
+`Qwen3MoeForCausalLM`, but each expert works once on all of its tokens, and nothing waits for
+the device.
 
-Sequences are padded on the right, so causal attention needs no mask: no real token sees padding.
+A row of tokens holds several texts, one after the other. Their numbers within the row keep them
+apart; number 0 is padding. Rotary positions count from the row's start: only distances matter.
 """
 
 import torch
@@ -46,11 +48,11 @@ CONFIG = {
 }
 
 
-def rotary_tables(length):
+def rotary_tables(length, device):
     """cos, sin  # [length, head_dim]"""
     size = CONFIG["head_dim"]
-    frequencies = CONFIG["rope_theta"] ** (-torch.arange(0, size, 2).float() / size)
-    angles = torch.outer(torch.arange(length).float(), frequencies)
+    frequencies = CONFIG["rope_theta"] ** (-torch.arange(0, size, 2, device=device).float() / size)
+    angles = torch.outer(torch.arange(length, device=device).float(), frequencies)
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
 
@@ -62,23 +64,15 @@ def rotate(heads, cosine, sine):
 
 
 def drop_channels(values, share, training):
-    """Dropout with one mask for all tokens of a sequence: little random-number work.
+    """Dropout with one mask for all tokens of a row.
 
     `values`  # [batch, length, width]
     """
     if not training or share == 0:
         return values
-    mask = torch.rand(values.shape[0], 1, values.shape[2]) >= share
+    shape = (values.shape[0], 1, values.shape[2])
+    mask = torch.rand(shape, device=values.device) >= share
     return values * (mask.to(values.dtype) / (1 - share))
-
-
-def causal_attention(query, key, value):
-    """Plain attention: for our short sequences several times faster in bf16 on the CPU than
-    `scaled_dot_product_attention`.  # all [batch, heads, length, head_dim]"""
-    length, size = query.shape[-2:]
-    future = torch.full((length, length), float("-inf"), dtype=query.dtype).triu(1)
-    scores = torch.matmul(query * size**-0.5, key.transpose(-1, -2)) + future
-    return torch.matmul(scores.softmax(dim=-1).to(value.dtype), value)
 
 
 def linear(inputs, outputs):
@@ -109,7 +103,7 @@ class Attention(nn.Module):
         self.q_norm = RmsNorm(size)
         self.k_norm = RmsNorm(size)
 
-    def forward(self, hidden, cosine, sine):
+    def forward(self, hidden, visible, cosine, sine):
         batch, length, _ = hidden.shape
         query = self.q_proj(hidden).view(batch, length, self.query_heads, -1)
         key = self.k_proj(hidden).view(batch, length, self.key_heads, -1)
@@ -119,37 +113,10 @@ class Attention(nn.Module):
         group = self.query_heads // self.key_heads
         key = key.repeat_interleave(group, dim=1).to(value.dtype)
         value = value.repeat_interleave(group, dim=1)
-        mixed = causal_attention(query.to(value.dtype), key, value)
-        return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
-
-
-class GroupedLinear(torch.autograd.Function):
-    """Rows sorted by expert, each group times its expert's matrix."""
-
-    @staticmethod
-    def forward(context, rows, weights, sizes):
-        context.save_for_backward(rows, weights)
-        context.sizes = sizes
-        result = rows.new_empty(len(rows), weights.shape[1])
-        for part, out, weight in zip(rows.split(sizes), result.split(sizes), weights):
-            torch.mm(part, weight.t(), out=out)
-        return result
-
-    @staticmethod
-    def backward(context, gradient):
-        rows, weights = context.saved_tensors
-        of_rows, of_weights = torch.empty_like(rows), torch.empty_like(weights)
-        parts = zip(
-            rows.split(context.sizes),
-            gradient.contiguous().split(context.sizes),
-            of_rows.split(context.sizes),
-            weights,
-            of_weights,
+        mixed = functional.scaled_dot_product_attention(
+            query.to(value.dtype), key, value, attn_mask=visible
         )
-        for part, part_gradient, of_part, weight, of_weight in parts:
-            torch.mm(part_gradient, weight, out=of_part)
-            torch.mm(part_gradient.t(), part, out=of_weight)
-        return of_rows, of_weights, None
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
 
 
 class Experts(nn.Module):
@@ -163,40 +130,40 @@ class Experts(nn.Module):
         self.gate_up = nn.Parameter(torch.randn(self.count, 2 * inner, width) * 0.04)
         self.down = nn.Parameter(torch.randn(self.count, width, inner) * 0.02)
         self.balance_loss = None
-        self.load = torch.zeros(self.count)
+        self.load = None
 
     def route(self, tokens, is_real):
         """weights, experts  # [tokens, per_token]"""
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(tokens.device.type, enabled=False):
             scores = functional.linear(tokens.float(), self.gate.weight).softmax(dim=-1)
         weights, experts = scores.topk(self.per_token, dim=-1)
-        self.load = torch.bincount(experts[is_real].flatten(), minlength=self.count)
+        real = is_real.to(scores.dtype)
+        chosen = torch.zeros_like(scores).scatter_(1, experts, 1.0)
+        self.load = real @ chosen
         share = self.load / self.load.sum()
-        self.balance_loss = self.count * (share * scores[is_real].mean(dim=0)).sum()
+        self.balance_loss = self.count * (share * (real @ scores)).sum() / real.sum()
         return weights / weights.sum(dim=-1, keepdim=True), experts
+
+    def take_balance_loss(self):
+        """That of the last call; nothing of the call is kept alive."""
+        loss, self.balance_loss = self.balance_loss, None
+        return loss
 
     def forward(self, tokens, is_real):
         weights, experts = self.route(tokens, is_real)
         experts, order = experts.flatten().sort()
         place = torch.empty_like(order)
-        place[order] = torch.arange(len(order))
-        sizes = torch.bincount(experts, minlength=self.count).tolist()
-        kind = torch.get_autocast_dtype("cpu")
+        place[order] = torch.arange(len(order), device=order.device)
+        numbers = torch.arange(self.count, device=order.device)
+        ends = torch.searchsorted(experts, numbers, right=True).to(torch.int32)
+        kind = torch.get_autocast_dtype(tokens.device.type)
         gathered = tokens.to(kind).index_select(0, order // self.per_token)
-        inner = self.gated(GroupedLinear.apply(gathered, self.gate_up.to(kind), sizes))
-        results = GroupedLinear.apply(inner, self.down.to(kind), sizes)
-        return self.combined(results.index_select(0, place), weights.to(kind))
-
-    def gated(self, gate_up):
+        gate_up = functional.grouped_mm(gathered, self.gate_up.to(kind).mT, offs=ends)
         gate, up = gate_up.chunk(2, dim=-1)
-        return functional.silu(gate) * up
-
-    def combined(self, results, weights):
-        """Weighted sum of each token's experts.
-
-        # [tokens * per_token, width] -> [tokens, width]
-        """
-        return (results.view(*weights.shape, -1) * weights.unsqueeze(-1)).sum(dim=1)
+        inner = functional.silu(gate) * up
+        results = functional.grouped_mm(inner, self.down.to(kind).mT, offs=ends)
+        results = results.index_select(0, place).view(*weights.shape, -1)
+        return (results * weights.to(kind).unsqueeze(-1)).sum(dim=1)
 
 
 class Layer(nn.Module):
@@ -208,13 +175,10 @@ class Layer(nn.Module):
         self.mlp = Experts()
         self.dropout = dropout
 
-    def attend(self, hidden, cosine, sine):
-        attended = self.self_attn(self.input_layernorm(hidden), cosine, sine)
+    def forward(self, hidden, is_real, visible, cosine, sine):
+        attended = self.self_attn(self.input_layernorm(hidden), visible, cosine, sine)
         hidden = hidden + drop_channels(attended, self.dropout, self.training)
-        return hidden, self.post_attention_layernorm(hidden)
-
-    def forward(self, hidden, is_real, cosine, sine):
-        hidden, tokens = self.attend(hidden, cosine, sine)
+        tokens = self.post_attention_layernorm(hidden)
         mixed = self.mlp(tokens.flatten(0, 1), is_real.flatten()).view_as(hidden)
         return hidden + drop_channels(mixed, self.dropout, self.training)
 
@@ -231,22 +195,17 @@ class Model(nn.Module):
             if name.endswith("_proj.weight") or name.endswith("gate.weight"):
                 nn.init.normal_(weight, std=0.02 if "o_proj" in name else 0.04)
 
-    def forward(self, tokens, lengths):
-        """Final hidden states  # [batch, length, width]"""
+    def forward(self, tokens, texts):
+        """Final hidden states  # [batch, length, width]; `texts` numbers each token's text  #
+        [batch, length]"""
         length = tokens.shape[1]
-        cosine, sine = rotary_tables(length)
-        is_real = torch.arange(length) < lengths[:, None]
+        cosine, sine = rotary_tables(length, tokens.device)
+        past = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
+        visible = (texts[:, None, :, None] == texts[:, None, None, :]) & past
         hidden = drop_channels(self.embed_tokens(tokens), self.dropout, self.training)
         for layer in self.layers:
-            hidden = layer(hidden, is_real, cosine, sine)
+            hidden = layer(hidden, texts > 0, visible, cosine, sine)
         return self.norm(hidden)
-
-    def fuse(self):
-        """Compiles what is not a matrix product, so that it needs fewer passes over memory."""
-        for layer in self.layers:
-            layer.attend = torch.compile(layer.attend, dynamic=True)
-            layer.mlp.gated = torch.compile(layer.mlp.gated, dynamic=True)
-            layer.mlp.combined = torch.compile(layer.mlp.combined, dynamic=True)
 
     def token_logits(self, hidden):
         return functional.linear(hidden, self.embed_tokens.weight)

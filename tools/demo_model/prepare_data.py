@@ -2,14 +2,15 @@
 
 Sources: the Debian package index of this machine (downloaded by `apt-get update` into
 WORK/lists), the SpamAssassin mails and the review sentences under SHARED/corpora.
-A text is held out by the hash of its body (its long description, its mail, its sentence), so
-that no held-out body is ever trained on, in any task, language or pairing. Texts are cut to
-their task's `max_text_chars` here; serving needs no truncation.
+A text is held out, or kept for validation, by the hash of its body (its long description, its
+mail, its sentence), so that no such body is ever trained on, in any task, language or pairing.
+Texts are cut to their task's `max_text_chars` here; serving needs no truncation.
 
     python prepare_data.py --shared SHARED --work WORK [--heldout DIR]
 
-Writes WORK/data/TASK.train.jsonl, WORK/data/plain_text.jsonl (for the tokenizer and for
-embedding initialisation) and HELDOUT/TASK.jsonl; every line is {"task","text","label","id"}.
+Writes WORK/data/TASK.train.jsonl, WORK/data/TASK.validation.jsonl, WORK/data/plain_text.jsonl
+(for the tokenizer and for embedding initialisation) and HELDOUT/TASK.jsonl; every line is
+{"task","text","label","id"}.
 """
 
 import argparse
@@ -30,8 +31,10 @@ from tasks import LABEL_OF_LANGUAGE, TASKS, TOPIC_OF_SECTION
 
 HELDOUT_TEXTS = {"topic": 2000, "language": 2000, "spam": 900, "sentiment": 500, "relevance": 2000}
 HELDOUT_PERCENT = {"description": 8, "spam": 15, "sentiment": 16}
-LANGUAGE_HELDOUT_CAP = 150
-LANGUAGE_TRAIN_CAP = 6000
+VALIDATION_TEXTS = {**HELDOUT_TEXTS, "language": 750, "spam": 500}
+VALIDATION_PERCENT = {"description": 4, "spam": 8, "sentiment": 10}
+LANGUAGE_CAP = {"train": 6000, "validation": 50, "heldout": 150}
+SPLITS = ("train", "validation", "heldout")
 
 
 def arguments():
@@ -51,9 +54,12 @@ def digest(text):
     return hashlib.md5(text.encode()).hexdigest()
 
 
-def is_held_out(body, percent):
-    """The same answer for the same body on every machine."""
-    return int(digest(body)[:8], 16) % 100 < percent
+def split_of(body, source):
+    """"train", "validation" or "heldout": the same for the same body on every machine."""
+    place = int(digest(body)[:8], 16) % 100 - HELDOUT_PERCENT[source]
+    if place < 0:
+        return "heldout"
+    return "validation" if place < VALIDATION_PERCENT[source] else "train"
 
 
 def row(task, text, label, identity):
@@ -135,8 +141,9 @@ def topic_text(package, description):
 
 
 def prepare_topic(english, packages):
-    """Train on every distinct text; hold out one text for each held-out body."""
-    train, heldout, unlabelled, seen = [], {}, [], set()
+    """Train on every distinct text; hold out one text for each held-out body. Returns the
+    rows by split, and the rows to train whose section is no label."""
+    train, unseen, unlabelled, seen = [], {"validation": {}, "heldout": {}}, [], set()
     for identity in sorted(english):
         if identity not in packages:
             continue
@@ -146,14 +153,13 @@ def prepare_topic(english, packages):
             continue
         seen.add(text)
         labelled = row("topic", text, TOPIC_OF_SECTION.get(section), identity)
-        if is_held_out(body, HELDOUT_PERCENT["description"]):
-            if labelled["label"]:
-                heldout.setdefault(body, labelled)
+        split = split_of(body, "description")
+        if split == "train":
+            (train if labelled["label"] else unlabelled).append(labelled)
         elif labelled["label"]:
-            train.append(labelled)
-        else:
-            unlabelled.append(labelled)
-    return train, list(heldout.values()), unlabelled
+            unseen[split].setdefault(body, labelled)
+    rows = {split: list(by_body.values()) for split, by_body in unseen.items()}
+    return {"train": train, **rows}, unlabelled
 
 
 def is_translated(translation, original):
@@ -164,61 +170,67 @@ def is_translated(translation, original):
 
 
 def prepare_language(english, lists):
-    train, heldout = [], []
+    result = {split: [] for split in SPLITS}
     for language, label in LABEL_OF_LANGUAGE.items():
         texts = english if language == "en" else read_translations(lists, language)
-        rows = {"train": [], "heldout": []}
+        rows = {split: [] for split in SPLITS}
         for identity in sorted(texts, key=digest):
             original = english.get(identity)
             if original is None or len(texts[identity][1]) < 20:
                 continue
             if language != "en" and not is_translated(texts[identity], original):
                 continue
-            held_out = is_held_out(original[1], HELDOUT_PERCENT["description"])
             text = cut("language", " ".join(texts[identity]))
-            rows["heldout" if held_out else "train"].append(
-                row("language", text, label, f"{language}-{identity}")
-            )
-        train += rows["train"][:LANGUAGE_TRAIN_CAP]
-        heldout += rows["heldout"][:LANGUAGE_HELDOUT_CAP]
-    return train, heldout
+            split = split_of(original[1], "description")
+            rows[split].append(row("language", text, label, f"{language}-{identity}"))
+        for split in SPLITS:
+            result[split] += rows[split][: LANGUAGE_CAP[split]]
+    return result
 
 
 def relevance_row(short, body, label, identity):
     return row("relevance", cut("relevance", f"{short}\n{body}"), label, identity)
 
 
-def prepare_relevance(english, packages, random_source):
-    """Held-out pairs: half fit; the others' short text is drawn from all held-out packages
-    (id ends in "-any") or from the same section ("-same"), half each. For training only the
-    descriptions are written; train.py draws new pairs in every epoch."""
-    by_split = {"train": [], "heldout": []}
-    for identity in sorted(english):
-        short, body = english[identity]
-        if len(body) >= 60 and identity in packages:
-            held_out = is_held_out(body, HELDOUT_PERCENT["description"])
-            split = "heldout" if held_out else "train"
-            by_split[split].append((identity, short, body, packages[identity][1]))
-    pool = by_split["heldout"]
+def relevance_pairs(pool, count, random_source):
+    """Half of the pairs fit; the others' short text is drawn from the whole pool (id ends in
+    "-any") or from the same section ("-same"), half each."""
     random_source.shuffle(pool)
-    heldout = []
-    for index, (identity, short, body, section) in enumerate(pool[: HELDOUT_TEXTS["relevance"]]):
+    pairs = []
+    for index, (identity, short, body, _, section) in enumerate(pool[:count]):
         if index % 2 == 0:
-            heldout.append(relevance_row(short, body, " yes", f"{identity}-fits"))
+            pairs.append(relevance_row(short, body, " yes", f"{identity}-fits"))
             continue
         kind = "any" if index % 4 == 1 else "same"
         others = [
             other
             for other in pool
-            if other[1] != short and other[2] != body and (kind == "any" or other[3] == section)
+            if other[1] != short and other[2] != body and (kind == "any" or other[4] == section)
         ]
         other = random_source.choice(others) if others else random_source.choice(pool)
-        heldout.append(relevance_row(other[1], body, " no", f"{identity}-{kind}"))
+        pairs.append(relevance_row(other[1], body, " no", f"{identity}-{kind}"))
+    return pairs
+
+
+def prepare_relevance(english, packages, random_of_split):
+    """For training only the descriptions are written, by package name; train.py draws new
+    pairs in every epoch."""
+    pools = {split: [] for split in SPLITS}
+    for identity in sorted(english):
+        short, body = english[identity]
+        if len(body) >= 60 and identity in packages:
+            description = (identity, short, body, *packages[identity])
+            pools[split_of(body, "description")].append(description)
+    pairs = {
+        split: relevance_pairs(pools[split], limits["relevance"], random_of_split[split])
+        for split, limits in (("heldout", HELDOUT_TEXTS), ("validation", VALIDATION_TEXTS))
+    }
+    pools["train"].sort(key=lambda description: description[3])
     train = [
         {"short": short, "long": body, "section": section}
-        for _, short, body, section in by_split["train"]
+        for _, short, body, _, section in pools["train"]
     ]
-    return train, heldout
+    return {"train": train, **pairs}
 
 
 # --- mails --------------------------------------------------------------------------------------
@@ -263,7 +275,7 @@ def mail_text(raw):
 
 
 def prepare_spam(archive):
-    train, heldout, seen = [], [], set()
+    result, seen = {split: [] for split in SPLITS}, set()
     with tarfile.open(archive) as mails:
         for member in mails:
             if not member.name.endswith(".json") or "/" not in member.name:
@@ -277,16 +289,16 @@ def prepare_spam(archive):
             seen.add(text)
             label = " spam" if mail["group"].startswith("spam") else " ham"
             body = text.partition("\n")[2]
-            target = heldout if is_held_out(body, HELDOUT_PERCENT["spam"]) else train
-            target.append(row("spam", text, label, f"{mail['group']}-{mail['id']}"))
-    return train, heldout
+            identity = f"{mail['group']}-{mail['id']}"
+            result[split_of(body, "spam")].append(row("spam", text, label, identity))
+    return result
 
 
 # --- review sentences ---------------------------------------------------------------------------
 
 
 def prepare_sentiment(folder):
-    train, heldout, seen = [], [], set()
+    result, seen = {split: [] for split in SPLITS}, set()
     for path in sorted(folder.glob("*.json")):
         for index, sentence in enumerate(json.loads(path.read_text())):
             text = cut("sentiment", one_line(sentence["text"]))
@@ -294,9 +306,9 @@ def prepare_sentiment(folder):
                 continue
             seen.add(text)
             label = " positive" if sentence["class"] == 1 else " negative"
-            target = heldout if is_held_out(text, HELDOUT_PERCENT["sentiment"]) else train
-            target.append(row("sentiment", text, label, f"{path.stem}-{index}"))
-    return train, heldout
+            split = split_of(text, "sentiment")
+            result[split].append(row("sentiment", text, label, f"{path.stem}-{index}"))
+    return result
 
 
 # --- output -------------------------------------------------------------------------------------
@@ -309,13 +321,14 @@ def write_lines(path, rows):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def plain_texts(english, trained):
+def plain_texts(english, rows):
     """Training texts for the tokenizer: descriptions that are not held out, mails, sentences,
     a little of every language."""
-    percent = HELDOUT_PERCENT["description"]
-    texts = [" ".join(text) for text in english.values() if not is_held_out(text[1], percent)]
+    texts = [
+        " ".join(text) for text in english.values() if split_of(text[1], "description") == "train"
+    ]
     for task in ("spam", "sentiment", "language"):
-        texts += [line["text"] for line in trained[task]]
+        texts += [line["text"] for line in rows[task]["train"]]
     return [{"text": text} for text in texts]
 
 
@@ -323,27 +336,31 @@ def main():
     options = arguments()
     lists = options.work / "lists"
     heldout_folder = options.heldout or options.work / "heldout"
-    random_source = random.Random(7)
+    random_of_split = {"heldout": random.Random(7), "validation": random.Random(8)}
     if not list(lists.glob("*Translation-zh*")):
         download_lists(lists)
     english, packages = read_translations(lists, "en"), read_packages(lists)
-    trained, held = {}, {}
-    trained["topic"], held["topic"], unlabelled = prepare_topic(english, packages)
-    trained["language"], held["language"] = prepare_language(english, lists)
-    trained["relevance"], held["relevance"] = prepare_relevance(english, packages, random_source)
     corpora = options.shared / "corpora"
-    trained["spam"], held["spam"] = prepare_spam(corpora / "spam" / "spamassassin.tar.xz")
-    trained["sentiment"], held["sentiment"] = prepare_sentiment(corpora / "sentiment")
+    rows = {
+        "language": prepare_language(english, lists),
+        "relevance": prepare_relevance(english, packages, random_of_split),
+        "spam": prepare_spam(corpora / "spam" / "spamassassin.tar.xz"),
+        "sentiment": prepare_sentiment(corpora / "sentiment"),
+    }
+    rows["topic"], unlabelled = prepare_topic(english, packages)
     for task in TASKS:
-        random_source.shuffle(held[task])
-        held[task] = held[task][: HELDOUT_TEXTS[task]]
-        held_texts = {line["text"] for line in held[task]}
-        trained[task] = [line for line in trained[task] if line.get("text") not in held_texts]
-        write_lines(options.work / "data" / f"{task}.train.jsonl", trained[task])
-        write_lines(heldout_folder / f"{task}.jsonl", held[task])
-        print(f"{task}: {len(trained[task])} to train, {len(held[task])} held out")
+        splits = rows[task]
+        for split, limits in (("heldout", HELDOUT_TEXTS), ("validation", VALIDATION_TEXTS)):
+            random_of_split[split].shuffle(splits[split])
+            splits[split] = splits[split][: limits[task]]
+        unseen = {line["text"] for split in SPLITS[1:] for line in splits[split]}
+        splits["train"] = [line for line in splits["train"] if line.get("text") not in unseen]
+        write_lines(options.work / "data" / f"{task}.train.jsonl", splits["train"])
+        write_lines(options.work / "data" / f"{task}.validation.jsonl", splits["validation"])
+        write_lines(heldout_folder / f"{task}.jsonl", splits["heldout"])
+        print(f"{task}: {', '.join(f'{len(splits[split])} {split}' for split in SPLITS)}")
     write_lines(options.work / "data" / "topic.unlabelled.jsonl", unlabelled)
-    write_lines(options.work / "data" / "plain_text.jsonl", plain_texts(english, trained))
+    write_lines(options.work / "data" / "plain_text.jsonl", plain_texts(english, rows))
 
 
 if __name__ == "__main__":

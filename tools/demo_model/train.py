@@ -1,71 +1,75 @@
-"""Trains zeroprefill-mini on all five tasks at once, on the CPU, until a deadline.
+"""Trains zeroprefill-mini on all five tasks at once, on one device, until a deadline.
 
 Loss: cross-entropy over a task's labels at the last prompt token (hard labels mixed with the
 linear teacher's soft ones where there are any), a light next-token loss on a sample of
 positions, and the load-balancing loss of the routers. Token embeddings start from a
 factorised co-occurrence matrix of the training texts. The learning rate follows a cosine to
-zero at the deadline; the result is a running average of the weights.
+zero at the deadline; the result is a running average of the weights, that of the report with
+the best mean accuracy on the validation texts. Held-out texts are not read.
 
-Every worker is a process with one thread and its own examples; every few steps the workers
-average their weights (local SGD). On cores shared with other work this is far faster than
-threads that wait for each other inside each operation.
+    python train.py --work WORK --minutes 8 --device cuda
 
-    python train.py --work WORK [--heldout DIR] --minutes 80
-
-Reads WORK/data and WORK/model/tokenizer.json, writes WORK/checkpoint.pt every few minutes.
+Reads WORK/data and WORK/model/tokenizer.json, writes WORK/checkpoint.pt. Examples are drawn
+and tokenized by processes of their own, so the device need not wait for them.
 """
 
 import argparse
+import copy
 import json
 import math
+import os
 import pathlib
 import random
 import time
 
 import numpy
 import torch
-import torch.distributed as workers
-from scipy.sparse import coo_matrix
-from sklearn.utils.extmath import randomized_svd
 from tokenizers import Tokenizer
 from torch.nn import functional
 
-from model import CONFIG, Model
+from model import Model
 from tasks import TASKS, prompt
 
 EXAMPLE_SHARE = {
-    "topic": 0.68,
-    "language": 0.10,
-    "spam": 0.11,
-    "sentiment": 0.11,
-}  # of the examples that are not relevance pairs
-UNLABELLED_SHARE = 0.12  # of the topic examples
-TOKENS_PER_BATCH = 3072
-POOL_EXAMPLES = 4096
-WORD_DROP = {"topic": 0.15, "relevance": 0.0, "language": 0.1, "spam": 0.15, "sentiment": 0.15}
+    "topic": 0.25,
+    "language": 0.05,
+    "spam": 0.06,
+    "sentiment": 0.28,
+    "relevance": 0.36,
+}
+UNLABELLED_SHARE = {"topic": 0.12, "sentiment": 0.92}  # of the task's examples
+WORD_DROP = {"topic": 0.15, "relevance": 0.06, "language": 0.1, "spam": 0.15, "sentiment": 0.25}
 TEACHER_SHARE = {"topic": 0.5, "spam": 0.3, "sentiment": 0.6}
-SAME_SECTION_SHARE = 0.3  # of the wrong pairs
+WRONG_PAIRS = {"any": 0.42, "section": 0.46, "neighbour": 0.12}
+NEIGHBOURS = 4  # packages before and after in the order of their names
+LATER_START_SHARE = 0.3  # of the relevance pairs whose long text lacks its beginning
+MOST_LABELS = max(len(task["labels"]) for task in TASKS.values())
+ROW_TOKENS = 512
+EXAMPLES = 384  # in a batch at most
 ANY_LABEL_WEIGHT = 0.1
-NEXT_TOKEN_POSITIONS = 160
+NEXT_TOKEN_POSITIONS = 2048
 NEXT_TOKEN_WEIGHT = 0.2
 BALANCE_WEIGHT = 0.05
-WARMUP_STEPS = 100
-STEPS_BETWEEN_MEETINGS = 12
-AVERAGE_DECAY = 0.98  # at every meeting
-DROPOUT = 0.1
-REPORT_SECONDS = 300
+WARMUP_STEPS = 300
+STEPS_BEFORE_RECORDING = 5
+AVERAGE_DECAY = 0.999
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--heldout", type=pathlib.Path, help="default: WORK/heldout")
     parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--workers", type=int, default=13, help="processes that draw examples")
+    parser.add_argument("--rows", type=int, default=32, help="of 512 tokens, in a batch")
     parser.add_argument("--checkpoint", default="checkpoint.pt", help="name inside WORK")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="at its peak")
-    parser.add_argument("--relevance-share", type=float, default=0.38, help="of the examples")
-    parser.add_argument("--start", help="checkpoint in WORK to go on from, with a new optimiser")
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--report-seconds", type=float, default=60)
+    parser.add_argument(
+        "--everything", action="store_true", help="train on the validation texts, too"
+    )
     return parser.parse_args()
 
 
@@ -78,19 +82,27 @@ def read_lines(path):
 
 
 class Examples:
-    """Draws random training examples: (task, prompt text, target distribution)."""
+    """Draws random training examples: (prompt text, target distribution, task)."""
 
-    def __init__(self, data, relevance_share, seed):
-        self.random = random.Random(seed)
+    def __init__(self, data, everything):
         self.rows = {task: read_lines(data / f"{task}.train.jsonl") for task in TASKS}
-        self.unlabelled = read_lines(data / "topic.unlabelled.jsonl")
         self.teacher = {task: numpy.load(data / f"{task}.teacher.npy") for task in TEACHER_SHARE}
+        self.unlabelled = {}
+        for task in UNLABELLED_SHARE:
+            texts = read_lines(data / f"{task}.unlabelled.jsonl")
+            self.unlabelled[task] = list(zip(texts, self.teacher[task][-len(texts) :]))
+        if everything:
+            for task in TASKS:
+                if task != "relevance":
+                    self.rows[task] += read_lines(data / f"{task}.validation.jsonl")
         self.by_section = {}
         for row in self.rows["relevance"]:
             self.by_section.setdefault(row["section"], []).append(row)
         self.queue = {task: [] for task in TASKS}
-        self.share = {task: (1 - relevance_share) * share for task, share in EXAMPLE_SHARE.items()}
-        self.share["relevance"] = relevance_share
+        self.seed(0)
+
+    def seed(self, seed):
+        self.random = random.Random(seed)
 
     def next_index(self, task):
         """Every row once, in random order, then again."""
@@ -111,285 +123,308 @@ class Examples:
         share = TEACHER_SHARE.get(task, 0)
         return (1 - share) * target + share * self.teacher[task][index] if share else target
 
+    def wrong_short(self, index):
+        """The short text of another package than that of row `index`."""
+        rows = self.rows["relevance"]
+        kind = self.random.choices(list(WRONG_PAIRS), list(WRONG_PAIRS.values()))[0]
+        if kind == "any":
+            return self.random.choice(rows)["short"]
+        if kind == "section":
+            return self.random.choice(self.by_section[rows[index]["section"]])["short"]
+        distance = self.random.choice((-1, 1)) * self.random.randint(1, NEIGHBOURS)
+        return rows[(index + distance) % len(rows)]["short"]
+
     def relevance(self):
-        row = self.rows["relevance"][self.next_index("relevance")]
-        fits = self.random.random() < 0.5
-        short = row["short"]
-        if not fits:
-            same_section = self.random.random() < SAME_SECTION_SHARE
-            others = self.by_section[row["section"]] if same_section else self.rows["relevance"]
-            short = self.random.choice(others)["short"]
-            fits = short == row["short"]
+        index = self.next_index("relevance")
+        row = self.rows["relevance"][index]
+        short, long = row["short"], row["long"]
+        if self.random.random() >= 0.5:
+            short = self.wrong_short(index)
+        if self.random.random() < LATER_START_SHARE:
+            words = long.split(" ")
+            long = " ".join(words[self.random.randint(0, len(words) // 2) :])
+        fits = short == row["short"]
         limit = TASKS["relevance"]["max_text_chars"]
-        text = f"{short}\n{row['long']}"[:limit].rstrip()
+        text = f"{short}\n{long}"[:limit].rstrip()
         return text, numpy.array([1 - fits, fits], dtype=numpy.float32)
 
     def draw(self):
-        task = self.random.choices(list(self.share), list(self.share.values()))[0]
+        task = self.random.choices(list(EXAMPLE_SHARE), list(EXAMPLE_SHARE.values()))[0]
         if task == "relevance":
             text, target = self.relevance()
-        elif task == "topic" and self.random.random() < UNLABELLED_SHARE:
-            index = self.random.randrange(len(self.unlabelled))
-            text = self.unlabelled[index]["text"]
-            target = self.teacher["topic"][len(self.rows["topic"]) + index]
+        elif self.random.random() < UNLABELLED_SHARE.get(task, 0):
+            row, target = self.random.choice(self.unlabelled[task])
+            if task == "sentiment":  # made of words that count, each of them
+                return prompt(task, row["text"]), target, task
+            text = row["text"]
         else:
             index = self.next_index(task)
             text, target = self.rows[task][index]["text"], self.target(task, index)
-        return task, prompt(task, self.drop_words(task, text)), target
+        return prompt(task, self.drop_words(task, text)), target, task
 
 
-def pad(sequences):
-    """tokens, lengths  # [batch, longest], [batch]"""
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    tokens = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.long)
-    for index, sequence in enumerate(sequences):
-        tokens[index, : len(sequence)] = torch.tensor(sequence)
-    return tokens, lengths
+class Packer:
+    """Packs examples into batches of one fixed shape, several texts in a row.
 
-
-def batches(examples, tokenizer):
-    """Endless batches of about equally long examples: (tasks, tokens, lengths, targets)."""
-    while True:
-        pool = [examples.draw() for _ in range(POOL_EXAMPLES)]
-        encoded = tokenizer.encode_batch([text for _, text, _ in pool])
-        pool = [(task, coded.ids, target) for (task, _, target), coded in zip(pool, encoded)]
-        pool.sort(key=lambda example: len(example[1]))
-        groups, group = [], []
-        for example in pool:
-            if group and (len(group) + 1) * len(example[1]) > TOKENS_PER_BATCH:
-                groups.append(group)
-                group = []
-            group.append(example)
-        groups.append(group)
-        examples.random.shuffle(groups)
-        for group in groups:
-            tasks, sequences, targets = zip(*group)
-            yield tasks, *pad(sequences), targets
-
-
-# --- embeddings -----------------------------------------------------------------------------------
-
-
-def cooccurrence_embeddings(texts, tokenizer, window=6):
-    """Positive pointwise mutual information of tokens within a window, factorised.
-
-    # [vocabulary, width]; see Levy and Goldberg, "Neural Word Embedding as Implicit Matrix
-    # Factorization" (2014).
+    A batch: tokens, texts  # [rows, ROW_TOKENS]; where the answers are read, in the flattened
+    tokens  # [EXAMPLES]; for each label of the example's task its token, its target share, and
+    whether it is one at all  # [EXAMPLES, labels]; a sample of places whose next token is of the
+    same text  # [NEXT_TOKEN_POSITIONS]. Missing examples have no target.
     """
-    size = CONFIG["vocab_size"]
-    stream = []
-    for coded in tokenizer.encode_batch(texts):
-        stream.extend(coded.ids + [0] * window)
-    stream = numpy.array(stream, dtype=numpy.int64)
-    counts = coo_matrix((size, size), dtype=numpy.float32).tocsr()
-    for distance in range(1, window + 1):
-        first, second = stream[:-distance], stream[distance:]
-        keep = (first != 0) & (second != 0)
-        ones = numpy.full(int(keep.sum()), 1 / distance, dtype=numpy.float32)
-        counts += coo_matrix((ones, (first[keep], second[keep])), shape=(size, size)).tocsr()
-    counts = (counts + counts.T).tocoo()
-    totals = numpy.asarray(counts.tocsr().sum(axis=1)).ravel() + 1
-    smooth = totals**0.75 / (totals**0.75).sum()
-    information = numpy.log(counts.data / totals[counts.row] / smooth[counts.col])
-    keep = information > 0
-    matrix = coo_matrix(
-        (information[keep], (counts.row[keep], counts.col[keep])), shape=(size, size)
-    ).tocsr()
-    left, values, _ = randomized_svd(matrix, CONFIG["hidden_size"], n_iter=2, random_state=7)
-    vectors = torch.from_numpy(left * numpy.sqrt(values)).float()
-    vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-3)
-    noise = torch.randn(vectors.shape) / vectors.shape[1] ** 0.5
-    return 0.05 * vectors.shape[1] ** 0.5 * (vectors + 0.2 * noise) / 1.02
+
+    def __init__(self, tokenizer, rows):
+        self.tokenizer, self.rows = tokenizer, rows
+        self.label_tokens = {
+            name: [tokenizer.encode(label).ids[0] for label in task["labels"]]
+            for name, task in TASKS.items()
+        }
+
+    def batches(self, examples):
+        """Batches of all (prompt text, target, task); too long a text is left out."""
+        rows, chosen = [[]], []
+        for text, target, task in examples:
+            ids = self.tokenizer.encode(text).ids
+            if len(ids) > ROW_TOKENS:
+                continue
+            if sum(map(len, rows[-1])) + len(ids) > ROW_TOKENS:
+                rows.append([])
+            if len(rows) > self.rows or len(chosen) == EXAMPLES:
+                yield self.batch(rows[: self.rows], chosen)
+                rows, chosen = [[]], []
+            rows[-1].append(ids)
+            chosen.append((target, task))
+        yield self.batch(rows, chosen)
+
+    def batch(self, rows, chosen):
+        tokens = numpy.zeros((self.rows, ROW_TOKENS), dtype=numpy.int64)
+        texts, answers = numpy.zeros_like(tokens), numpy.zeros(EXAMPLES, dtype=numpy.int64)
+        count = 0
+        for index, row in enumerate(rows):
+            start = 0
+            for number, ids in enumerate(row, start=1):
+                end = start + len(ids)
+                tokens[index, start:end], texts[index, start:end] = ids, number
+                answers[count] = index * ROW_TOKENS + end - 1
+                start, count = end, count + 1
+        followed = numpy.zeros_like(texts, dtype=bool)
+        followed[:, :-1] = (texts[:, :-1] == texts[:, 1:]) & (texts[:, 1:] > 0)
+        sample = numpy.random.choice(numpy.flatnonzero(followed), NEXT_TOKEN_POSITIONS)
+        arrays = (tokens, texts, answers, *self.targets(chosen), sample)
+        return [torch.from_numpy(array) for array in arrays]
+
+    def targets(self, chosen):
+        labels = numpy.zeros((EXAMPLES, MOST_LABELS), dtype=numpy.int64)
+        targets = numpy.zeros((EXAMPLES, MOST_LABELS), dtype=numpy.float32)
+        is_label = numpy.zeros((EXAMPLES, MOST_LABELS), dtype=bool)
+        is_label[:, 0] = True  # a missing example's sums stay finite
+        for index, (target, task) in enumerate(chosen):
+            labels[index, : len(target)] = self.label_tokens[task]
+            targets[index, : len(target)] = target
+            is_label[index, : len(target)] = True
+        return labels, targets, is_label
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Endless batches; every worker draws its own."""
+
+    def __init__(self, examples, packer, seed):
+        self.examples, self.packer, self.first_seed = examples, packer, seed
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        seed = self.first_seed * 1000 + (worker.id if worker else 0)
+        self.examples.seed(seed)
+        numpy.random.seed(seed)
+        return self.packer.batches(iter(self.examples.draw, None))
 
 
 # --- training -------------------------------------------------------------------------------------
 
 
-def answer_loss(model, hidden, tasks, targets, label_tokens):
-    """Mean cross-entropy over each task's labels, and a little over the whole vocabulary, so
-    that labels are what follows a prompt; `hidden` is that of the last tokens."""
-    everything = model.token_logits(hidden).float().logsumexp(dim=-1)  # [batch]
-    overall = torch.zeros(())
-    for task in sorted(set(tasks)):
-        rows = [index for index, name in enumerate(tasks) if name == task]
-        target = torch.from_numpy(numpy.stack([targets[index] for index in rows]))
-        label_vectors = model.embed_tokens.weight[label_tokens[task]]
-        logits = functional.linear(hidden[rows], label_vectors).float()  # [rows, labels]
-        overall = overall - (target * logits.log_softmax(dim=-1)).sum()
-        mass = logits.logsumexp(dim=-1) - everything[rows]
-        overall = overall - ANY_LABEL_WEIGHT * mass.sum()
-    return overall / len(tasks)
+def label_scores(model, hidden, answers, labels, is_label):
+    """Log-probabilities over each example's labels, and the log of their mass in the whole
+    vocabulary  # [examples, labels], [examples]"""
+    logits = model.token_logits(hidden.flatten(0, 1)[answers]).float()
+    label_logits = logits.gather(1, labels).masked_fill(~is_label, float("-inf"))
+    mass = label_logits.logsumexp(dim=-1) - logits.logsumexp(dim=-1)
+    return label_logits.log_softmax(dim=-1), mass
 
 
-def next_token_loss(model, hidden, tokens, lengths):
-    """Cross-entropy of the next token at a random sample of positions."""
-    is_inner = torch.arange(tokens.shape[1] - 1) < lengths[:, None] - 1
-    rows, columns = is_inner.nonzero(as_tuple=True)
-    sample = torch.randperm(len(rows))[:NEXT_TOKEN_POSITIONS]
-    rows, columns = rows[sample], columns[sample]
-    logits = model.token_logits(hidden[rows, columns])
-    return functional.cross_entropy(logits.float(), tokens[rows, columns + 1])
-
-
-def batch_loss(model, batch, label_tokens, next_token_weight):
-    tasks, tokens, lengths, targets = batch
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        hidden = model(tokens, lengths)
-        last = hidden[torch.arange(len(tasks)), lengths - 1]
-        loss = answer_loss(model, last, tasks, targets, label_tokens)
-        loss = loss + next_token_weight * next_token_loss(model, hidden, tokens, lengths)
-    balance = sum(layer.mlp.balance_loss for layer in model.layers) / len(model.layers)
+def batch_loss(model, batch, next_token_weight):
+    """Labels should be what follows a prompt: their mass counts a little, too."""
+    tokens, texts, answers, labels, targets, is_label, sample = batch
+    with torch.autocast(tokens.device.type, dtype=torch.bfloat16):
+        hidden = model(tokens, texts)
+        scores, mass = label_scores(model, hidden, answers, labels, is_label)
+        losses = -(targets * scores.masked_fill(~is_label, 0)).sum(dim=-1)
+        losses = losses - ANY_LABEL_WEIGHT * mass * targets.sum(dim=-1)
+        logits = model.token_logits(hidden.flatten(0, 1)[sample]).float()
+        next_token_loss = functional.cross_entropy(logits, tokens.flatten()[sample + 1])
+    loss = losses.sum() / targets.sum() + next_token_weight * next_token_loss
+    balance = sum(layer.mlp.take_balance_loss() for layer in model.layers) / len(model.layers)
     return loss + BALANCE_WEIGHT * balance
 
 
-def new_optimizer(model):
+def parameter_groups(model):
     """Decay for matrices only, less for the embeddings."""
     groups = {0.0: [], 0.02: [], 0.1: []}
     for name, weight in model.named_parameters():
         decay = 0.0 if weight.dim() == 1 else 0.02 if "embed" in name else 0.1
         groups[decay].append(weight)
-    parameters = [
-        {"params": weights, "weight_decay": decay} for decay, weights in groups.items()
-    ]
-    return torch.optim.AdamW(parameters, betas=(0.9, 0.98), fused=True)
+    return [{"params": weights, "weight_decay": decay} for decay, weights in groups.items()]
 
 
-def meet(model, progress):
-    """Averages the weights of all workers; returns the progress of the most advanced."""
-    weights = torch.cat([weight.data.flatten() for weight in model.parameters()])
-    workers.all_reduce(weights)
-    weights /= workers.get_world_size()
-    sizes = [weight.numel() for weight in model.parameters()]
-    for weight, mean in zip(model.parameters(), weights.split(sizes)):
-        weight.data.copy_(mean.view_as(weight))
-    latest = torch.tensor([progress])
-    workers.all_reduce(latest, workers.ReduceOp.MAX)
-    return latest.item()
+class Trainer:
+    """Model, optimizer and the running average of the weights.
+
+    On a GPU a step is recorded once and then replayed: launching its thousand small kernels
+    one by one would take longer than running them.
+    """
+
+    def __init__(self, model, device):
+        self.model, self.average = model, copy.deepcopy(model).eval()
+        self.rate = torch.zeros((), device=device)
+        self.next_token_weight = torch.zeros((), device=device)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model),
+            lr=self.rate,
+            betas=(0.9, 0.98),
+            fused=True,
+            capturable=device == "cuda",
+        )
+        self.steps, self.is_cuda = 0, device == "cuda"
+        self.batch = self.graph = None
+
+    def step(self, batch, rate, next_token_weight):
+        self.rate.fill_(rate)
+        self.next_token_weight.fill_(next_token_weight)
+        if self.batch is None:
+            self.batch = [tensor.to(self.rate.device) for tensor in batch]
+        for own, given in zip(self.batch, batch):
+            own.copy_(given, non_blocking=True)
+        if self.is_cuda and self.steps >= STEPS_BEFORE_RECORDING:
+            self.replay()
+        else:
+            self.run()
+        self.steps += 1
+
+    def run(self):
+        self.optimizer.zero_grad()
+        loss = batch_loss(self.model, self.batch, self.next_token_weight)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            for old, new in zip(self.average.parameters(), self.model.parameters()):
+                old.lerp_(new, 1 - AVERAGE_DECAY)
+
+    def replay(self):
+        if self.graph is None:
+            self.optimizer.zero_grad()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=torch.cuda.current_stream()):
+                self.run()
+        self.graph.replay()
 
 
-@torch.no_grad()
-def update_average(average, model, meeting):
-    decay = min(AVERAGE_DECAY, (1 + meeting) / (10 + meeting))
-    for old, new in zip(average.parameters(), model.parameters()):
-        old.lerp_(new, 1 - decay)
+class Validation:
+    """The validation texts of every task, ready on the device."""
 
+    def __init__(self, data, packer, device):
+        self.batches = {}
+        for task, definition in TASKS.items():
+            examples = []
+            for row in read_lines(data / f"{task}.validation.jsonl"):
+                target = numpy.zeros(len(definition["labels"]), dtype=numpy.float32)
+                target[definition["labels"].index(row["label"])] = 1
+                examples.append((prompt(task, row["text"]), target, task))
+            self.batches[task] = [
+                [tensor.to(device) for tensor in batch] for batch in packer.batches(examples)
+            ]
 
-@torch.no_grad()
-def heldout_accuracy(model, heldout, tokenizer, label_tokens, limit):
-    """{task: accuracy} over at most `limit` texts each."""
-    accuracy = {}
-    for task in TASKS:
-        rows = read_lines(heldout / f"{task}.jsonl")[:limit]
-        rows.sort(key=lambda row: len(row["text"]))
-        hits = 0
-        for start in range(0, len(rows), 64):
-            chunk = rows[start : start + 64]
-            encoded = tokenizer.encode_batch([prompt(task, row["text"]) for row in chunk])
-            tokens, lengths = pad([coded.ids for coded in encoded])
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                hidden = model(tokens, lengths)[torch.arange(len(chunk)), lengths - 1]
-                answers = model.token_logits(hidden)[:, label_tokens[task]].argmax(dim=-1)
-            labels = TASKS[task]["labels"]
-            hits += sum(labels[answer] == row["label"] for answer, row in zip(answers, chunk))
-        accuracy[task] = round(hits / len(rows), 4)
-    return accuracy
-
-
-def load_spread(model):
-    """Most over least used expert, by layer, in the last batch."""
-    loads = [layer.mlp.load for layer in model.layers]
-    return [round(float(load.max() / load.min().clamp(min=1)), 2) for load in loads]
+    @torch.no_grad()
+    def figures(self, model):
+        """{task: accuracy}, and for every layer the load of its most over least used expert."""
+        accuracy, loads = {}, 0
+        for task, batches in self.batches.items():
+            hits = count = 0
+            for tokens, texts, answers, labels, targets, is_label, _ in batches:
+                with torch.autocast(tokens.device.type, dtype=torch.bfloat16):
+                    hidden = model(tokens, texts)
+                    scores, _ = label_scores(model, hidden, answers, labels, is_label)
+                hits += (targets.gather(1, scores.argmax(dim=-1, keepdim=True))).sum().item()
+                count += targets.sum().item()
+                loads = loads + torch.stack([layer.mlp.load for layer in model.layers])
+            accuracy[task] = round(hits / count, 4)
+        spread = loads.amax(dim=1) / loads.amin(dim=1).clamp(min=1)
+        return accuracy, [round(value, 2) for value in spread.tolist()]
 
 
 class Report:
-    """Accuracy and checkpoint of the averaged weights, every few minutes; first worker only."""
+    """Figures of the averaged weights on the validation texts; keeps the best weights."""
 
-    def __init__(self, options, tokenizer, label_tokens):
-        self.heldout = options.heldout or options.work / "heldout"
+    def __init__(self, options, validation):
+        self.validation, self.seconds = validation, options.report_seconds
         self.checkpoint = options.work / options.checkpoint
-        self.tokenizer, self.label_tokens = tokenizer, label_tokens
         self.started = self.last = time.monotonic()
-        self.average = Model().eval()
+        self.best = 0.0
 
-    def write(self, model, step, tokens, limit=250):
-        figures = heldout_accuracy(
-            self.average, self.heldout, self.tokenizer, self.label_tokens, limit
-        )
-        self.last = time.monotonic()
-        print(
-            f"{(self.last - self.started) / 60:.1f} min, step {step}, {tokens} tokens of one "
-            f"worker, {figures}, expert load max/min {load_spread(model)}",
-            flush=True,
-        )
-        torch.save(self.average.state_dict(), self.checkpoint)
+    def minutes(self):
+        return (time.monotonic() - self.started) / 60
 
     def is_due(self):
-        return time.monotonic() - self.last > REPORT_SECONDS
+        return time.monotonic() - self.last > self.seconds
+
+    def write(self, average, step, tokens):
+        accuracy, spread = self.validation.figures(average)
+        mean = sum(accuracy.values()) / len(accuracy)
+        if mean >= self.best:
+            self.best = mean
+            torch.save(average.state_dict(), self.checkpoint)
+        self.last = time.monotonic()
+        print(
+            f"{self.minutes():.1f} min, step {step}, {tokens / 1e6:.1f} M tokens, "
+            f"{accuracy}, mean {mean:.4f}, expert load max/min {spread}",
+            flush=True,
+        )
 
 
-def set_learning_rate(optimizer, peak, step, progress):
-    rate = peak * min(1, (step + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * progress)) / 2
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+def learning_rate(peak, step, progress):
+    return peak * min(1, (step + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def take_step(model, optimizer, batch, label_tokens, progress):
-    loss = batch_loss(model, batch, label_tokens, NEXT_TOKEN_WEIGHT * (1 - progress))
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-
-
-def new_model(options, tokenizer):
-    """The same on every worker: the seed is fixed."""
-    torch.manual_seed(7)
-    model = Model(DROPOUT)
-    if options.start:
-        model.load_state_dict(torch.load(options.work / options.start))
-    else:
-        texts = [line["text"] for line in read_lines(options.work / "data" / "plain_text.jsonl")]
-        model.embed_tokens.weight.data.copy_(cooccurrence_embeddings(texts, tokenizer))
-    model.fuse()
-    return model
-
-
-def work(rank, options):
-    """One worker's life: train until the deadline, meeting the others every few steps."""
-    torch.set_num_threads(1)
-    meeting_point = f"file://{(options.work / options.checkpoint).resolve()}.meeting"
-    workers.init_process_group("gloo", meeting_point, rank=rank, world_size=options.workers)
-    tokenizer = Tokenizer.from_file(str(options.work / "model" / "tokenizer.json"))
-    label_tokens = {
-        task: [tokenizer.encode(label).ids[0] for label in TASKS[task]["labels"]] for task in TASKS
-    }
-    report = Report(options, tokenizer, label_tokens)
-    model = new_model(options, tokenizer)
-    optimizer = new_optimizer(model)
-    torch.manual_seed(rank)
-    progress, tokens = 0.0, 0
-    examples = Examples(options.work / "data", options.relevance_share, seed=rank)
-    for step, batch in enumerate(batches(examples, tokenizer)):
-        set_learning_rate(optimizer, options.learning_rate, step, progress)
-        take_step(model, optimizer, batch, label_tokens, progress)
-        tokens += int(batch[2].sum())
-        if step % STEPS_BETWEEN_MEETINGS:
-            continue
-        progress = meet(model, (time.monotonic() - report.started) / (60 * options.minutes))
-        if rank == 0:
-            update_average(report.average, model, step // STEPS_BETWEEN_MEETINGS)
-        if progress >= 1:
-            break
-        if rank == 0 and report.is_due():
-            report.write(model, step, tokens)
-    if rank == 0:
-        report.write(model, step, tokens, limit=None)
+def new_model(options):
+    torch.manual_seed(options.seed)
+    model = Model(options.dropout)
+    start = numpy.load(options.work / "data" / "embeddings.npy").astype(numpy.float32)
+    model.embed_tokens.weight.data.copy_(torch.from_numpy(start))
+    return model.to(options.device)
 
 
 def main():
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are parallel
     options = arguments()
-    (options.work / f"{options.checkpoint}.meeting").unlink(missing_ok=True)
-    torch.multiprocessing.spawn(work, (options,), nprocs=options.workers)
+    data = options.work / "data"
+    packer = Packer(
+        Tokenizer.from_file(str(options.work / "model" / "tokenizer.json")), options.rows
+    )
+    stream = Stream(Examples(data, options.everything), packer, options.seed)
+    batches = iter(
+        torch.utils.data.DataLoader(stream, batch_size=None, num_workers=options.workers)
+    )
+    if options.device == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream())  # the default one cannot be recorded
+    trainer = Trainer(new_model(options), options.device)
+    report = Report(options, Validation(data, packer, options.device))
+    tokens = 0
+    while (progress := report.minutes() / options.minutes) < 1:
+        batch = next(batches)
+        tokens += int((batch[1] > 0).sum())
+        rate = learning_rate(options.learning_rate, trainer.steps, progress)
+        trainer.step(batch, rate, NEXT_TOKEN_WEIGHT * (1 - progress))
+        if report.is_due():
+            report.write(trainer.average, trainer.steps, tokens)
+    report.write(trainer.average, trainer.steps, tokens)
 
 
 if __name__ == "__main__":
