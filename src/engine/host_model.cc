@@ -198,9 +198,10 @@ absl::StatusOr<std::shared_ptr<const HostModel>> HostModel::Load(
                     base::FormatBytes(static_cast<int64_t>(catalog.total_bytes()))));
   }
   host->store_ = store;
-  base::log::info("experts: {} of {} in memory, the others stream from the packed files",
+  base::log::info("experts: {} of {} in memory{}",
                   base::FormatBytes(static_cast<int64_t>(store->bytes().size())),
-                  base::FormatBytes(static_cast<int64_t>(catalog.total_bytes())));
+                  base::FormatBytes(static_cast<int64_t>(catalog.total_bytes())),
+                  store->bytes().size() < catalog.total_bytes() ? ", the others are gathered" : "");
   return host;
 }
 

@@ -24,7 +24,7 @@ struct MemoryRegion {
 };
 
 enum class PeerTransport {
-  kTcp,  // the kernel's TCP; docs/decisions/0012 has the figures
+  kTcp,  // the kernel's TCP; docs/decisions/0014 has the figures
   kUcx,  // RDMA and shared memory, and TCP where there is neither
 };
 
