@@ -220,8 +220,7 @@ bool ExpertGatherer::TakeRequests() {
     any = true;
     Slot& slot = *slots_[next];
     slot.begun = true;
-    slot.begin = Clock::now();
-    loop_.Begin(next, slot.layer, slot.targets, slot.begin);
+    loop_.Begin(next, slot.layer, slot.targets, Clock::now());
   }
 }
 
@@ -230,7 +229,8 @@ void ExpertGatherer::Finish(int32_t slot_index) {
   const Clock::time_point end = Clock::now();
   slot.begun = false;
   slot.status = loop_.TakeDone(slot_index);
-  slot.report.seconds = Seconds(end - slot.begin);
+  const Clock::time_point begin = loop_.first_read(slot_index);
+  slot.report.seconds = Seconds(end - begin);
   slot.report.bytes = 0;
   const std::span<const int64_t> bytes = loop_.bytes_by_source(slot_index);
   std::ranges::copy(bytes, slot.report.bytes_by_source.begin());
@@ -243,7 +243,7 @@ void ExpertGatherer::Finish(int32_t slot_index) {
                          .rank = options_.rank,
                          .layer = slot.layer,
                          .bytes = slot.report.bytes,
-                         .begin = slot.begin,
+                         .begin = begin,
                          .end = end});
   }
   SlotState gathering = SlotState::kGathering;

@@ -83,7 +83,6 @@ class ExpertGatherer final : public ExpertProvider {
     GatherReport report;
     // The gather thread's own.
     bool begun = false;
-    GatherLoop::Clock::time_point begin;
     memory::Buffer bytes;
   };
 

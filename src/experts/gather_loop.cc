@@ -85,6 +85,8 @@ void GatherLoop::Begin(int32_t slot_index,
   slot.layer = layer;
   slot.sequence = next_sequence_++;
   slot.begin = now;
+  slot.first_read = now;
+  slot.has_read = false;
   slot.status = absl::OkStatus();
   slot.first_open_blob = 0;
   slot.open_bytes = 0;
@@ -212,6 +214,10 @@ void GatherLoop::StartRead(int32_t source, const Choice& choice, Clock::time_poi
   state.free_reads.pop_back();
   state.reads[place] = {
       static_cast<int32_t>(&slot - slots_.data()), choice.blob, choice.slice, bytes};
+  if (!slot.has_read) {
+    slot.has_read = true;
+    slot.first_read = now;
+  }
   blob.open_slices &= ~Bit(choice.slice);
   slot.open_bytes -= bytes;
   ++slot.reads_in_flight;

@@ -69,7 +69,8 @@ class GatherLoop {
   // A slot that was begun and is done becomes idle by TakeDone.
   bool IsDone(int32_t slot) const;
   absl::Status TakeDone(int32_t slot);
-  // Of the slot's last gather.
+  // Of the slot's last gather: when its first slice was asked for, and what came from where.
+  Clock::time_point first_read(int32_t slot) const { return slots_[slot].first_read; }
   std::span<const int64_t> bytes_by_source(int32_t slot) const { return slots_[slot].source_bytes; }
 
   // Another ByteSource, or none, in the place of a source; what it was reading is read from
@@ -101,6 +102,8 @@ class GatherLoop {
     int32_t blobs_left = 0;
     int32_t reads_in_flight = 0;
     Clock::time_point begin = {};
+    Clock::time_point first_read = {};  // `begin` until then: older slots go first
+    bool has_read = false;
     absl::Status status = {};
     std::vector<int64_t> source_bytes = {};  // [source]
   };
