@@ -134,6 +134,10 @@ ReadReport ReadFor(fabric::ByteSource& source, uint64_t object_bytes, double sec
   report.bytes = (ended_slices - warm_slices) * kSliceBytes;
   report.all_bytes = ended_slices * kSliceBytes;
   source.Abandon();
+  done.clear();
+  while (done.size() < depth) {  // until then the buffer may be written to
+    source.Poll(done);
+  }
   return report;
 }
 
