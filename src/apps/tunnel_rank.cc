@@ -23,6 +23,7 @@
 #include "checkpoint/checkpoint.h"
 #include "engine/engine.h"
 #include "engine/host_model.h"
+#include "fabric/abandon.h"
 #include "fabric/memory_server.h"
 #include "fabric/peer_source.h"
 #include "fmt/format.h"
@@ -128,7 +129,9 @@ class TunnelRank {
                         fabric::OpenPeerSource(advertisement));
     memory::Buffer buffer(kSliceBytes * peer->max_reads_in_flight(), "link probe");
     std::vector<fabric::SliceDone> done;
+    int64_t in_flight = 0;
     const auto start = [&](uint64_t place) {
+      ++in_flight;
       peer->Start({.object = 0,
                    .offset = place * kSliceBytes,
                    .destination = buffer.bytes().subspan(place * kSliceBytes, kSliceBytes),
@@ -142,8 +145,10 @@ class TunnelRank {
     while (Clock::now() - begin < std::chrono::seconds(2)) {
       done.clear();
       peer->Poll(done);
+      in_flight -= static_cast<int64_t>(done.size());
       for (const fabric::SliceDone& slice : done) {
         if (slice.error != 0) {
+          fabric::AbandonAndWait(*peer, in_flight);
           return absl::UnavailableError(fmt::format("link: {}", std::strerror(slice.error)));
         }
         bytes += kSliceBytes;
@@ -155,11 +160,7 @@ class TunnelRank {
       }
     }
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    peer->Abandon();
-    for (int turn = 0; turn < 100; ++turn) {
-      done.clear();
-      peer->Poll(done);
-    }
+    fabric::AbandonAndWait(*peer, in_flight);
     return json::object{{"link_bytes_per_s", static_cast<double>(bytes) / seconds}};
   }
 

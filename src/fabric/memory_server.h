@@ -25,7 +25,7 @@ struct MemoryRegion {
 
 enum class PeerTransport {
   kTcp,  // the kernel's TCP; docs/decisions/0014 has the figures
-  kUcx,  // RDMA and shared memory, and TCP where there is neither
+  kUcx,  // RDMA, and TCP where there is none; for fabrics whose members are trusted
 };
 
 struct MemoryServerOptions {

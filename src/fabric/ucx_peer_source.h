@@ -1,4 +1,4 @@
-// The peer source over UCX: one-sided reads by RDMA or shared memory, emulated by UCX over TCP.
+// The peer source over UCX: one-sided reads by RDMA, emulated by UCX over TCP.
 #pragma once
 
 #include <cstdint>
