@@ -60,7 +60,9 @@ struct ExpertBank {
 
 // Which experts each row goes to. Row-major [rows, experts_per_token].
 struct Routing {
-  std::span<int32_t> expert_ids;  // descending by weight; ties go to the lower id
+  static constexpr int32_t kNoExpert = -1;  // a place that stays empty and costs nothing
+
+  std::span<int32_t> expert_ids;  // as routed: descending by weight; ties go to the lower id
   std::span<float> expert_weights;
   int64_t experts_per_token = 0;
 };

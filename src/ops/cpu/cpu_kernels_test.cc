@@ -243,6 +243,35 @@ TEST_P(CpuKernelsTest, ExpertFfnRowsAreBitEqualAloneAndInACrowd) {
   }
 }
 
+TEST_P(CpuKernelsTest, ExpertFfnInPartsOfTheExpertsAddsUp) {
+  constexpr int64_t kRows = 90;
+  constexpr int64_t kExperts = 11;
+  const OwnedMatrix x = Random(GetParam(), kRows, 88);
+  const TestExperts experts = MakeExperts(random_, kExperts, 88, 40);
+  const TestRouting routing = MakeRouting(kRows, 3);
+  kernels_->RouteExperts(Random(kF32, kRows, kExperts).view, true, routing.view);
+  const TestBank plain = PackBank(*reference_, experts, routing.view);
+  const OwnedMatrix expected = MakeMatrix(kF32, kRows, 88);
+  reference_->ExpertFfn(CopyAs(kF32, x.view).view, routing.view, plain.view, expected.view);
+  const OwnedMatrix residual = MakeMatrix(kF32, kRows, 88);
+  const OwnedMatrix plain_residual = MakeMatrix(kF32, kRows, 88);
+  for (const bool is_odd : {false, true}) {
+    const TestRouting part = MakeRouting(kRows, 3);
+    std::ranges::copy(routing.view.expert_weights, part.view.expert_weights.begin());
+    std::ranges::transform(
+        routing.view.expert_ids, part.view.expert_ids.begin(), [&](int32_t expert) {
+          return (expert % 2 == 1) == is_odd ? expert : Routing::kNoExpert;
+        });
+    const TestBank bank = PackBank(*kernels_, experts, part.view);  // the others are null
+    kernels_->ExpertFfn(x.view, part.view, bank.view, residual.view);
+    const TestBank plain_bank = PackBank(*reference_, experts, part.view);
+    reference_->ExpertFfn(
+        CopyAs(kF32, x.view).view, part.view, plain_bank.view, plain_residual.view);
+  }
+  ExpectNear(plain_residual.view, expected.view, 1e-5);
+  ExpectNear(residual.view, expected.view, is_bf16() ? 0x1p-6 : 1e-5);
+}
+
 TEST_P(CpuKernelsTest, DenseFfnIsABankOfOneExpert) {
   const OwnedMatrix x = Random(GetParam(), 33, 64);
   const TestExperts experts = MakeExperts(random_, 1, 64, 200);

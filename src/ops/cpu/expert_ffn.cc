@@ -87,8 +87,10 @@ void ExpertFfn::Run(const ConstMatrix& x,
 void ExpertFfn::GroupRows(const Routing& routing, int64_t expert_count) {
   std::vector<int64_t> ends(expert_count + 1);
   for (const int32_t expert : routing.expert_ids) {
-    ZP_CHECK(expert >= 0 && expert < expert_count) << expert;
-    ++ends[expert + 1];
+    ZP_CHECK(expert >= Routing::kNoExpert && expert < expert_count) << expert;
+    if (expert != Routing::kNoExpert) {
+      ++ends[expert + 1];
+    }
   }
   experts_.clear();
   for (int64_t expert = 0; expert < expert_count; ++expert) {
@@ -101,6 +103,9 @@ void ExpertFfn::GroupRows(const Routing& routing, int64_t expert_count) {
   rows_.resize(routing.expert_ids.size());
   weights_.resize(routing.expert_ids.size());
   for (size_t pair = 0; pair < routing.expert_ids.size(); ++pair) {
+    if (routing.expert_ids[pair] == Routing::kNoExpert) {
+      continue;
+    }
     const int64_t place = ends[routing.expert_ids[pair]]++;
     rows_[place] = static_cast<int32_t>(static_cast<int64_t>(pair) / routing.experts_per_token);
     weights_[place] = routing.expert_weights[pair];

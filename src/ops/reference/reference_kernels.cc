@@ -160,6 +160,9 @@ class ReferenceKernels final : public Kernels {
     for (int64_t row = 0; row < x.rows; ++row) {
       for (int64_t rank = 0; rank < routing.experts_per_token; ++rank) {
         const int64_t index = row * routing.experts_per_token + rank;
+        if (routing.expert_ids[index] == Routing::kNoExpert) {
+          continue;
+        }
         const std::byte* blob = bank.blobs[routing.expert_ids[index]];
         ZP_CHECK(blob != nullptr) << "expert " << routing.expert_ids[index];
         const std::vector<float> output = RunExpert(x.row<float>(row), bank.layout, blob);
