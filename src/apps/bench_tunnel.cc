@@ -24,6 +24,7 @@
 #include "base/thread_pool.h"
 #include "boost/json.hpp"
 #include "fmt/format.h"
+#include "fmt/ranges.h"
 #include "spec/flops.h"
 #include "spec/model_shapes.h"
 #include "spec/saturation.h"
@@ -124,6 +125,7 @@ class Tunnel {
     batch_directory_ = pattern;
     ZP_ASSIGN_OR_RETURN(links_, TunnelLinks::Create(options_.ranks));
     ZP_RETURN_IF_ERROR(StartRanks(packed));
+    ZP_RETURN_IF_ERROR(ConnectMesh());
     return ShapeLinks();
   }
 
@@ -140,8 +142,8 @@ class Tunnel {
                                       std::to_string(rank),
                                       std::string("--hosts"),
                                       std::to_string(options_.ranks),
-                                      std::string("--address"),
-                                      links_->address(rank),
+                                      std::string("--addresses"),
+                                      Addresses(),
                                       std::string("--cpus"),
                                       std::to_string(rank % cores)}) {
         command.push_back(word == "/proc/self/exe" ? fs::read_symlink(word).string() : word);
@@ -167,6 +169,25 @@ class Tunnel {
               Tell(rank, fmt::format("connect {} {}", other, advertisements_[other])).status());
         }
       }
+    }
+    return absl::OkStatus();
+  }
+
+  std::string Addresses() const {
+    std::vector<std::string> addresses;
+    for (int32_t rank = 0; rank < options_.ranks; ++rank) {
+      addresses.push_back(links_->address(rank));
+    }
+    return fmt::format("{}", fmt::join(addresses, ","));
+  }
+
+  // Said to all before any answers: they meet.
+  absl::Status ConnectMesh() {
+    for (const auto& rank : ranks_) {
+      ZP_RETURN_IF_ERROR(rank->WriteLine("mesh"));
+    }
+    for (const auto& rank : ranks_) {
+      ZP_RETURN_IF_ERROR(AnswerOf(*rank).status());
     }
     return absl::OkStatus();
   }

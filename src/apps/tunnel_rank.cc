@@ -24,10 +24,13 @@
 #include "engine/engine.h"
 #include "engine/host_model.h"
 #include "fabric/abandon.h"
+#include "fabric/exchange_mesh.h"
+#include "fabric/exchange_tcp.h"
 #include "fabric/memory_server.h"
 #include "fabric/peer_source.h"
 #include "fmt/format.h"
 #include "memory/buffer.h"
+#include "model/dispatched_moe.h"
 #include "ops/cpu/cpu_kernels.h"
 
 namespace zp::apps {
@@ -39,7 +42,7 @@ struct RankOptions {
   std::string directory;
   int32_t host = 0;
   int32_t host_count = 2;
-  std::string address = "127.0.0.1";
+  std::vector<std::string> addresses;  // [host]
   std::vector<int> cpus;
 };
 
@@ -86,8 +89,10 @@ class TunnelRank {
     peak_flops_per_s_ = ops::cpu::MeasurePeakFlops(spec::DType::kBf16, pool);
     ZP_ASSIGN_OR_RETURN(sharded_, engine::HostModel::Load(*checkpoint_, Sharded()));
     const fabric::MemoryRegion region{.object = 0, .bytes = sharded_->kept_bytes()};
-    ZP_ASSIGN_OR_RETURN(server_,
-                        fabric::ServeMemory(std::span(&region, 1), {.address = options_.address}));
+    ZP_ASSIGN_OR_RETURN(
+        server_,
+        fabric::ServeMemory(std::span(&region, 1), {.address = options_.addresses[options_.host]}));
+    ZP_ASSIGN_OR_RETURN(listener_, fabric::ListenForRanks(RankAddresses()[options_.host]));
     ZP_ASSIGN_OR_RETURN(engines_["gather"], engine::Engine::Create(sharded_, EngineOptions()));
     return json::object{{"advertisement", absl::BytesToHexString(server_->advertisement())},
                         {"peak_flops_per_s", peak_flops_per_s_}};
@@ -103,6 +108,10 @@ class TunnelRank {
       words >> host >> advertisement;
       ZP_RETURN_IF_ERROR(
           engines_["gather"]->ConnectHost(host, absl::HexStringToBytes(advertisement)));
+      return json::object{};
+    }
+    if (verb == "mesh") {
+      ZP_RETURN_IF_ERROR(ConnectRanks());
       return json::object{};
     }
     if (verb == "link") {
@@ -164,6 +173,54 @@ class TunnelRank {
     return json::object{{"link_bytes_per_s", static_cast<double>(bytes) / seconds}};
   }
 
+  std::vector<fabric::RankAddress> RankAddresses() const {
+    constexpr uint16_t kPort = 7300;  // every rank has a network namespace of its own
+    std::vector<fabric::RankAddress> addresses;
+    for (const std::string& address : options_.addresses) {
+      addresses.push_back({.host = address, .port = kPort});
+    }
+    return addresses;
+  }
+
+  // The all-to-all of dispatch; all ranks do this at once.
+  absl::Status ConnectRanks() {
+    const auto addresses = RankAddresses();
+    ZP_ASSIGN_OR_RETURN(
+        std::vector<fabric::Descriptor> sockets,
+        fabric::ConnectMesh(listener_, options_.host, addresses, std::chrono::seconds(60)));
+    exchange_ =
+        fabric::MakeTcpExchange(std::move(sockets), options_.host, std::chrono::seconds(600));
+    return absl::OkStatus();
+  }
+
+  // The same shard as gather's, fixed: tokens come to it.
+  absl::StatusOr<std::unique_ptr<engine::Engine>> MakeDispatchEngine() {
+    if (exchange_ == nullptr) {
+      return absl::FailedPreconditionError("dispatch needs the ranks' mesh");
+    }
+    const spec::ModelSpec& spec = sharded_->spec();
+    local_blobs_.resize(spec.layer_count);
+    for (int32_t layer = 0; layer < spec.layer_count; ++layer) {
+      for (int32_t expert = 0; spec.layer_is_moe[layer] && expert < spec.expert_count; ++expert) {
+        local_blobs_[layer].push_back(sharded_->store().Find(layer, expert));
+      }
+    }
+    return engine::Engine::Create(
+        sharded_,
+        EngineOptions(),
+        [this, &spec](ops::Kernels& kernels) -> absl::StatusOr<std::unique_ptr<model::MoeBlock>> {
+          return std::make_unique<model::DispatchedMoe>(
+              spec.layer_is_moe,
+              sharded_->weights().expert_layout(),
+              spec.expert_count,
+              [this](int32_t layer) {
+                return std::span<const std::byte* const>(local_blobs_[layer]);
+              },
+              *exchange_,
+              kernels);
+        });
+  }
+
   // A host keeps its share and no more: what the paper calls a rank's shard.
   engine::HostModelOptions Sharded() const {
     const spec::ModelSpec& spec = checkpoint_->spec();
@@ -200,6 +257,9 @@ class TunnelRank {
                                   {.thread_count = static_cast<int>(options_.cpus.size()),
                                    .expert_memory_bytes = int64_t{1} << 50}));
       ZP_ASSIGN_OR_RETURN(engine, engine::Engine::Create(std::move(all), EngineOptions()));
+    }
+    if (engine == nullptr && strategy == "dispatch") {
+      ZP_ASSIGN_OR_RETURN(engine, MakeDispatchEngine());
     }
     if (engine == nullptr) {
       return absl::InvalidArgumentError(fmt::format("'{}' is no strategy", strategy));
@@ -242,6 +302,9 @@ class TunnelRank {
   std::unique_ptr<checkpoint::Checkpoint> checkpoint_;
   std::shared_ptr<const engine::HostModel> sharded_;
   std::unique_ptr<fabric::MemoryServer> server_;
+  fabric::Descriptor listener_;
+  std::unique_ptr<fabric::Exchange> exchange_;
+  std::vector<std::vector<const std::byte*>> local_blobs_;  // [layer][expert], of this host
   std::map<std::string, std::unique_ptr<engine::Engine>> engines_;
 };
 
@@ -269,7 +332,7 @@ void AddTunnelRankCommand(CLI::App& bench) {
   command->add_option("--packed", options->directory)->required();
   command->add_option("--host", options->host)->required();
   command->add_option("--hosts", options->host_count)->required();
-  command->add_option("--address", options->address);
+  command->add_option("--addresses", options->addresses)->delimiter(',')->required();
   command->add_option("--cpus", options->cpus)->delimiter(',')->required();
   command->callback([options] { ExitOnError(RunRank(*options)); });
 }

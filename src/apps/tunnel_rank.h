@@ -2,6 +2,7 @@
 // input (bench_tunnel.h starts it).
 //
 //   connect HOST ADVERTISEMENT   read HOST's memory from there (hex)
+//   mesh                         connect to the other ranks, which are told the same
 //   link ADVERTISEMENT           how fast that memory can be read
 //   run STRATEGY WARM FILE       WARM + 1 passes over the prompts of FILE, one after the other;
 //                                the last is reported. STRATEGY: gather, resident or dispatch
