@@ -316,23 +316,16 @@ void DispatchedMoe::RunExperts(int32_t layer) {
   kernels_.ExpertFfn(rows, routing, {layout_, local_blobs_(layer)}, sums);
   if (dtype_ == spec::DType::kBf16) {
     rounded_sums_.EnsureBytes(row_count * row_bytes(), "dispatched sums");
-    for (int32_t rank = 0; rank < rank_count_; ++rank) {
-      const int64_t begin = row_begins_[rank] * model_dim();
-      const int64_t end = row_begins_[rank + 1] * model_dim();
-      if (rank != rank_) {
-        RoundTo(sums_.as<float>() + begin, rounded_sums_.as<BFloat16>() + begin, end - begin);
-      }
-    }
+    RoundTo(sums_.as<float>(), rounded_sums_.as<BFloat16>(), row_count * model_dim());
   }
 }
 
 absl::Status DispatchedMoe::SwapPartials() {
   ClearMessages();
-  const memory::Buffer& sums = dtype_ == spec::DType::kF32 ? sums_ : rounded_sums_;
   for (int32_t rank = 0; rank < rank_count_; ++rank) {
     if (rank != rank_) {
       send_[rank].push_back(
-          RowsOf(sums, row_begins_[rank], row_begins_[rank + 1] - row_begins_[rank]));
+          RowsOf(local_sums(), row_begins_[rank], row_begins_[rank + 1] - row_begins_[rank]));
       receive_[rank].push_back(
           RowsOf(partials_, partial_begins_[rank], std::ssize(outgoing_[rank].rows)));
       received_bytes_ += std::ssize(receive_[rank][0]);
@@ -341,20 +334,20 @@ absl::Status DispatchedMoe::SwapPartials() {
   return exchange_.Swap(send_, receive_);
 }
 
+// This rank's own sums are rounded like the others: a row's result is the same on any home rank.
 void DispatchedMoe::AddPartials(ops::Matrix residual) const {
   for (int32_t rank = 0; rank < rank_count_; ++rank) {
     const bool is_own = rank == rank_;
-    const bool is_f32 = is_own || dtype_ == spec::DType::kF32;
-    const memory::Buffer& partials = is_own ? sums_ : partials_;
-    int64_t element = (is_own ? row_begins_[rank] : partial_begins_[rank]) * model_dim();
+    const std::byte* partial = is_own ? RowsOf(local_sums(), row_begins_[rank], 0).data()
+                                      : RowsOf(partials_, partial_begins_[rank], 0).data();
     for (const int32_t row : outgoing_[rank].rows) {
       float* const sum = residual.row<float>(row);
-      if (is_f32) {
-        AddTo(sum, partials.as<float>() + element, model_dim());
+      if (dtype_ == spec::DType::kF32) {
+        AddTo(sum, reinterpret_cast<const float*>(partial), model_dim());
       } else {
-        AddTo(sum, partials.as<BFloat16>() + element, model_dim());
+        AddTo(sum, reinterpret_cast<const BFloat16*>(partial), model_dim());
       }
-      element += model_dim();
+      partial += row_bytes();
     }
   }
 }

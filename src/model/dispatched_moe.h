@@ -3,8 +3,8 @@
 //
 // A row travels once to each rank that has experts of it, in activation_dtype; that rank runs the
 // rows of all ranks together and sends one partial sum a row back, in activation_dtype; the home
-// rank adds the partial sums in rising order of the ranks. So a row's result depends on the row
-// alone, as with gathering, but is rounded once more for each rank.
+// rank adds the partial sums in rising order of the ranks. So a row's result depends on the row and
+// the number of ranks alone, not on its home, but is rounded once more for each rank.
 //
 // A layer goes in steps, one a chunk. All ranks take part in every step of a layer, also those that
 // have fewer chunks or none: EndLayer serves the others until all are through. No rank needs to
@@ -97,6 +97,10 @@ class DispatchedMoe final : public MoeBlock {
   size_t row_bytes() const { return model_dim() * spec::SizeOf(dtype_); }
   // Rows [begin, begin + count) of a buffer of activations.
   std::span<std::byte> RowsOf(const memory::Buffer& buffer, int64_t begin, int64_t count) const;
+  // What this rank has computed for all ranks, as it travels.
+  const memory::Buffer& local_sums() const {
+    return dtype_ == spec::DType::kF32 ? sums_ : rounded_sums_;
+  }
   void ClearMessages();
 
   const std::vector<bool> layer_is_moe_;
