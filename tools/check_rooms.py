@@ -22,6 +22,7 @@ TIERS = {
     "protocol": 2,
     "scoring": 3,
     "experts": 3,
+    "cluster": 3,
     "model": 4,
     "engine": 5,
     "scheduler": 6,
@@ -50,6 +51,10 @@ WALLS = {
     "ucs/": ["fabric/"],
     "uct/": ["fabric/"],
     "xxhash": ["base/"],
+    "grpc": ["cluster/"],
+    "google/protobuf": ["cluster/"],
+    "cluster/control_plane": ["cluster/"],
+    "openssl/": ["cluster/"],
 }
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')

@@ -1,0 +1,33 @@
+// How the control plane's connections are protected: TLS, or plain text where nobody else listens.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/status.h"
+#include "grpcpp/security/credentials.h"
+#include "grpcpp/security/server_credentials.h"
+
+namespace zp::cluster {
+
+// A numeric address of loopback, a private network (RFC 1918, RFC 4193) or one link, or
+// "localhost". The token and the advertisements may cross such a network in plain text.
+bool IsPrivateHost(const std::string& host);
+
+// "host:port" or "[v6]:port" without the port; empty for what is neither.
+std::string HostOf(const std::string& target);
+
+// TLS if the files (PEM) are named. Errors: InvalidArgument for one file without the other;
+// PermissionDenied without TLS on an address that is not private, unless `allow_plaintext`;
+// NotFound for a file that cannot be read.
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerSecurity(
+    const std::string& address,
+    const std::string& certificate_file,
+    const std::string& key_file,
+    bool allow_plaintext);
+
+// TLS if the file with the root certificates (PEM) is named. Errors: as above.
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ChannelSecurity(
+    const std::string& target, const std::string& root_certificates_file, bool allow_plaintext);
+
+}  // namespace zp::cluster
