@@ -27,8 +27,7 @@ absl::Status SyncDirectory(const std::string& directory) {
   if (descriptor < 0) {
     return SystemError(directory, "open");
   }
-  const absl::Status status =
-      fsync(descriptor) == 0 ? absl::OkStatus() : SystemError(directory, "sync");
+  absl::Status status = fsync(descriptor) == 0 ? absl::OkStatus() : SystemError(directory, "sync");
   close(descriptor);
   return status;
 }
