@@ -395,6 +395,7 @@ absl::StatusOr<Transfer> MeasurePlainReads(const std::string& path,
   const double begin_cpu_s = CpuSeconds();
   {
     std::vector<std::jthread> threads;
+    threads.reserve(depth);
     for (int32_t i = 0; i < depth; ++i) {
       threads.emplace_back([&, i] {
         while (Clock::now() - begin < std::chrono::duration<double>(seconds)) {
@@ -429,7 +430,9 @@ json::object Summary(std::vector<double> values) {
 
 // Measures all cases in every round, the first being the yardstick of the same `depth` (or of all
 // depths, where its own is 0), and prints a line for each.
-absl::Status MeasureAll(const std::vector<Case>& cases, int32_t rounds, json::object common) {
+absl::Status MeasureAll(const std::vector<Case>& cases,
+                        int32_t rounds,
+                        const json::object& common) {
   std::vector<std::vector<Transfer>> transfers(cases.size());
   for (int32_t round = 0; round < rounds; ++round) {
     for (size_t i = 0; i < cases.size(); ++i) {

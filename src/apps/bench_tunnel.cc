@@ -175,6 +175,7 @@ class Tunnel {
 
   std::string Addresses() const {
     std::vector<std::string> addresses;
+    addresses.reserve(options_.ranks);
     for (int32_t rank = 0; rank < options_.ranks; ++rank) {
       addresses.push_back(links_->address(rank));
     }

@@ -95,7 +95,7 @@ void AddLocalModelFlags(CLI::App& command, LocalModelOptions& options) {
 }
 
 absl::Status LocalModel::StartRanks(const LocalModelOptions& options,
-                                    std::shared_ptr<const engine::HostModel> host_model) {
+                                    const std::shared_ptr<const engine::HostModel>& host_model) {
   if (!options.trace_path.empty()) {
     trace_path_ = options.trace_path;
     trace_ = std::make_unique<base::Trace>();
@@ -153,7 +153,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(const LocalModelOpt
     }
     ZP_ASSIGN_OR_RETURN(std::shared_ptr<const engine::HostModel> host_model,
                         engine::HostModel::Load(*checkpoint, host_options));
-    ZP_RETURN_IF_ERROR(model->StartRanks(options, std::move(host_model)));
+    ZP_RETURN_IF_ERROR(model->StartRanks(options, host_model));
   }
   const spec::ModelSpec& spec = model->engine().spec();
   ZP_ASSIGN_OR_RETURN(

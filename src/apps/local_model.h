@@ -47,7 +47,7 @@ class LocalModel {
 
  private:
   absl::Status StartRanks(const LocalModelOptions& options,
-                          std::shared_ptr<const engine::HostModel> host_model);
+                          const std::shared_ptr<const engine::HostModel>& host_model);
 
   std::string trace_path_;
   // In the order of who uses whom: the last is destroyed first.

@@ -72,7 +72,7 @@ class GrpcMember final : public Member {
     const auto give_up = std::chrono::steady_clock::now() + options_.join_timeout;
     milliseconds pause = kFirstPause;
     while (true) {
-      const absl::Status status = Register(std::nullopt);
+      absl::Status status = Register(std::nullopt);
       if (status.ok()) {
         break;
       }

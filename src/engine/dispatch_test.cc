@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
-#include <iostream>
 #include <memory>
 #include <random>
 #include <span>
@@ -243,7 +242,6 @@ class DispatchTest : public testing::TestWithParam<std::tuple<DType, Transport>>
       }
     }
     if (dtype() == DType::kBf16) {
-      std::cout << "error^2 " << error << ", gathered " << gathered_error << "\n";
       EXPECT_LE(std::sqrt(error), 1.5 * std::sqrt(gathered_error));
     }
   }

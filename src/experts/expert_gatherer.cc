@@ -22,6 +22,7 @@ double Seconds(Clock::duration duration) { return std::chrono::duration<double>(
 
 std::vector<std::string> NamesOf(const std::vector<ExpertSource>& sources) {
   std::vector<std::string> names;
+  names.reserve(sources.size());
   for (const ExpertSource& source : sources) {
     names.push_back(source.name);
   }

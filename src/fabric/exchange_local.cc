@@ -170,6 +170,7 @@ std::vector<std::unique_ptr<Exchange>> MakeLocalExchanges(int32_t rank_count,
   const auto table = std::make_shared<Table>();
   table->seats.resize(rank_count, {.read_steps = std::vector<int64_t>(rank_count)});
   std::vector<std::unique_ptr<Exchange>> exchanges;
+  exchanges.reserve(rank_count);
   for (int32_t rank = 0; rank < rank_count; ++rank) {
     exchanges.push_back(std::make_unique<LocalExchange>(table, rank, time_out));
   }

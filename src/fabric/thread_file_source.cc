@@ -24,7 +24,7 @@ class ThreadFileSource final : public ByteSource {
     waiting_.reserve(depth);
     ended_.reserve(depth);
     for (int32_t i = 0; i < depth; ++i) {
-      threads_.emplace_back([this](std::stop_token stop) { ReadUntilStopped(stop); });
+      threads_.emplace_back([this](const std::stop_token& stop) { ReadUntilStopped(stop); });
     }
   }
   ~ThreadFileSource() override {

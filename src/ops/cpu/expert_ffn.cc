@@ -78,6 +78,9 @@ void ExpertFfn::Run(const ConstMatrix& x,
     const int64_t count = x.rows * (chunk + 1) / chunk_count - begin;
     inner_.EnsureBytes(static_cast<size_t>(count * row_bytes), "expert activations");
     GroupRows(RowsOf(routing, begin, count), static_cast<int64_t>(bank.blobs.size()));
+    if (experts_.empty()) {
+      continue;  // no row of this chunk goes to any expert
+    }
     PlanGateUp(expert_dim);
     RunGateUp(x.Rows(begin, count), bank);
     RunDown(bank, residual.Rows(begin, count));
