@@ -233,9 +233,13 @@ class DispatchTest : public testing::TestWithParam<std::tuple<DType, Transport>>
       const std::vector<float> truth = TrueAnswers(batches[rank]);
       const std::vector<float> gathered = AnswersOf(*gathered_, batches[rank]);
       ASSERT_EQ(answers[rank].size(), truth.size());
+      float largest = 0;
+      for (const float number : truth) {
+        largest = std::max(largest, std::abs(number));
+      }
       for (size_t i = 0; i < truth.size(); ++i) {
         if (dtype() == DType::kF32) {
-          EXPECT_NEAR(answers[rank][i], truth[i], 1e-4f * std::max(1.0f, std::abs(truth[i])));
+          EXPECT_NEAR(answers[rank][i], truth[i], 1e-5f * largest);
         }
         error += std::pow(answers[rank][i] - truth[i], 2);
         gathered_error += std::pow(gathered[i] - truth[i], 2);
