@@ -26,6 +26,23 @@ class ScoreTest(unittest.TestCase):
             self.assertIn("out.jsonl holds something already", result.stderr)
             self.assertEqual(answers.read_text(encoding="utf-8"), "precious\n")
 
+    def test_a_file_is_not_its_own_output(self):
+        with tempfile.TemporaryDirectory() as directory:
+            questions = pathlib.Path(directory, "in.jsonl")
+            questions.write_text("precious\n", encoding="utf-8")
+            link = pathlib.Path(directory, "out.jsonl")
+            link.symlink_to(questions)
+            result = subprocess.run(
+                [BINARY, "score", "--model", "/no/such/model", questions, link, "--overwrite"],
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+            )
+            self.assertEqual(result.returncode, 1)
+            self.assertIn("is both input and output", result.stderr)
+            self.assertEqual(questions.read_text(encoding="utf-8"), "precious\n")
+
 
 if __name__ == "__main__":
     unittest.main()

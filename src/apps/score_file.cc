@@ -218,6 +218,10 @@ absl::Status CheckScoreFiles(const ScoreFileOptions& options) {
         fmt::format("cannot read {}: {}", options.input_path, std::strerror(errno)));
   }
   std::error_code error;
+  if (std::filesystem::equivalent(options.input_path, options.output_path, error) && !error) {
+    return absl::InvalidArgumentError(
+        fmt::format("{} is both input and output", options.input_path));
+  }
   const auto size = std::filesystem::file_size(options.output_path, error);
   if (!error && size > 0 && !options.overwrite && !options.resume) {
     return absl::FailedPreconditionError(
