@@ -23,6 +23,7 @@
 #include "apps/tunnel_links.h"
 #include "base/thread_pool.h"
 #include "boost/json.hpp"
+#include "engine/host_model.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
 #include "spec/flops.h"
@@ -405,6 +406,13 @@ absl::Status RunTunnel(const TunnelOptions& options) {
   if (options.ranks < 2 || options.ranks > 64) {
     return absl::InvalidArgumentError(
         fmt::format("--ranks is {}, but must be from 2 to 64", options.ranks));
+  }
+  // A host's budget is its share and its window: with as many slots as layers that is everything.
+  if (options.layers <= engine::HostModelOptions{}.window_slot_count) {
+    return absl::InvalidArgumentError(
+        fmt::format("--layers is {}, but must be more than the {} slots of the window",
+                    options.layers,
+                    engine::HostModelOptions{}.window_slot_count));
   }
   return Tunnel(options).Run();
 }
