@@ -11,6 +11,7 @@
 #include "base/logging.h"
 #include "base/units.h"
 #include "checkpoint/checkpoint.h"
+#include "fmt/format.h"
 #include "spec/flops.h"
 
 namespace zp::apps {
@@ -148,8 +149,12 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(const LocalModelOpt
                                              .rank_count = options.rank_count,
                                              .window_slot_count = options.window_slot_count};
     if (!options.expert_memory.empty()) {
-      ZP_ASSIGN_OR_RETURN(host_options.expert_memory_bytes,
-                          base::ParseBytes(options.expert_memory));
+      const absl::StatusOr<int64_t> bytes = base::ParseBytes(options.expert_memory);
+      if (!bytes.ok()) {
+        return absl::InvalidArgumentError(
+            fmt::format("--expert-memory: {}", base::MessageOf(bytes.status())));
+      }
+      host_options.expert_memory_bytes = *bytes;
     }
     ZP_ASSIGN_OR_RETURN(std::shared_ptr<const engine::HostModel> host_model,
                         engine::HostModel::Load(*checkpoint, host_options));

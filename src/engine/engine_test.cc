@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "checkpoint/synthetic.h"
+#include "engine/odd_spec.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -25,28 +26,9 @@ using protocol::Work;
 using spec::DType;
 using spec::TokenId;
 
-// Odd on purpose: nothing is a multiple of a vector, and the layers without experts stand first, in
-// the middle and last.
+// The layers without experts stand first, in the middle and last.
 spec::ModelSpec OddSpec(bool tied_embeddings) {
-  spec::ModelSpec spec;
-  spec.family = "qwen3_moe";
-  spec.layer_count = 5;
-  spec.model_dim = 72;
-  spec.vocab_count = 301;
-  spec.max_position_count = 4096;
-  spec.query_head_count = 7;
-  spec.kv_head_count = 1;
-  spec.head_dim = 24;
-  spec.has_qk_norm = true;
-  spec.rope_theta = 1e6;
-  spec.expert_count = 13;
-  spec.experts_per_token = 3;
-  spec.expert_dim = 40;
-  spec.normalize_top_k = true;
-  spec.dense_ffn_dim = 100;
-  spec.layer_is_moe = {false, true, false, true, true};
-  spec.tied_embeddings = tied_embeddings;
-  return spec;
+  return engine::OddSpec({false, true, false, true, true}, tied_embeddings);
 }
 
 std::unique_ptr<Engine> MakeEngine(const spec::ModelSpec& spec,

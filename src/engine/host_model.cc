@@ -22,7 +22,7 @@
 namespace zp::engine {
 namespace {
 
-// Left to activations, the prefix cache of the system's files and everything else.
+// Left to activations and everything else.
 constexpr int64_t kSpareBytes = int64_t{3} << 30;
 
 absl::StatusOr<std::unique_ptr<ops::Kernels>> MakeKernels(const HostModelOptions& options,
@@ -157,6 +157,28 @@ std::vector<std::vector<uint64_t>> ChecksumsOf(const checkpoint::PackedExperts& 
   return checksums;
 }
 
+// What the store's host keeps, from the packed files or by packing.
+absl::Status FillStore(const checkpoint::Checkpoint& checkpoint,
+                       const std::optional<checkpoint::PackedExperts>& packed,
+                       const ops::Kernels& kernels,
+                       base::ThreadPool& pool,
+                       experts::ExpertStore& store) {
+  if (packed.has_value()) {
+    ZP_ASSIGN_OR_RETURN(experts::ExpertSource files, OpenPackedFiles(*packed));
+    std::vector<experts::ExpertSource> sources;
+    sources.push_back(std::move(files));
+    return experts::LoadStore(store, std::move(sources), ChecksumsOf(*packed));
+  }
+  if (store.placement().max_missing_count(store.host()) > 0) {
+    return absl::ResourceExhaustedError(
+        fmt::format("{}: its experts take {}, more than the expert memory. `zeroprefill pack` "
+                    "makes a directory from which they stream",
+                    checkpoint.directory(),
+                    base::FormatBytes(static_cast<int64_t>(store.catalog().total_bytes()))));
+  }
+  return PackExperts(checkpoint, kernels, pool, store);
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const HostModel>> HostModel::Load(
@@ -168,35 +190,26 @@ absl::StatusOr<std::shared_ptr<const HostModel>> HostModel::Load(
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Kernels> kernels, MakeKernels(options, pool));
   const std::shared_ptr<HostModel> host(new HostModel);
   ZP_CHECK(options.host >= 0 && options.host < options.host_count) << options.host;
+  ZP_CHECK(options.host_count == 1 || options.expert_memory_bytes.has_value())
+      << "hosts agree on a placement only if they are told the same memory";
   host->options_ = options;
-  ZP_ASSIGN_OR_RETURN(host->weights_, model::ModelWeights::Load(checkpoint, *kernels));
-  const experts::ExpertCatalog catalog =
-      CatalogOf(checkpoint.spec(), host->weights_->expert_layout());
-  ZP_ASSIGN_OR_RETURN(experts::Placement placement, PlaceExperts(catalog, options));
-  const auto store = std::make_shared<experts::ExpertStore>(std::move(placement), options.host);
+  // What is wrong with the files is found before the weights are read.
   if (!checkpoint.has_expert_tensors()) {
     ZP_ASSIGN_OR_RETURN(host->packed_,
                         checkpoint::ReadPackedExperts(checkpoint.directory(), checkpoint.spec()));
     ZP_RETURN_IF_ERROR(model::CheckPackedLayout(*host->packed_, checkpoint.spec(), *kernels));
-    ZP_ASSIGN_OR_RETURN(experts::ExpertSource files, OpenPackedFiles(*host->packed_));
-    std::vector<experts::ExpertSource> sources;
-    sources.push_back(std::move(files));
-    ZP_RETURN_IF_ERROR(experts::LoadStore(*store, std::move(sources), ChecksumsOf(*host->packed_)));
   } else if (options.host_count > 1) {
     return absl::FailedPreconditionError(fmt::format(
         "{}: several hosts share the experts of a packed directory only; `zeroprefill pack` makes "
         "one",
         checkpoint.directory()));
-  } else if (store->placement().max_missing_count(options.host) == 0) {
-    ZP_RETURN_IF_ERROR(PackExperts(checkpoint, *kernels, pool, *store));
-  } else {
-    return absl::ResourceExhaustedError(
-        fmt::format("{}: its experts take {}, more than the expert memory. `zeroprefill pack` "
-                    "makes a directory "
-                    "from which they stream",
-                    checkpoint.directory(),
-                    base::FormatBytes(static_cast<int64_t>(catalog.total_bytes()))));
   }
+  ZP_ASSIGN_OR_RETURN(host->weights_, model::ModelWeights::Load(checkpoint, *kernels));
+  const experts::ExpertCatalog catalog =
+      CatalogOf(checkpoint.spec(), host->weights_->expert_layout());
+  ZP_ASSIGN_OR_RETURN(experts::Placement placement, PlaceExperts(catalog, options));
+  const auto store = std::make_shared<experts::ExpertStore>(std::move(placement), options.host);
+  ZP_RETURN_IF_ERROR(FillStore(checkpoint, host->packed_, *kernels, pool, *store));
   host->store_ = store;
   base::log::info("experts: {} of {} in memory{}",
                   base::FormatBytes(static_cast<int64_t>(store->bytes().size())),

@@ -33,7 +33,8 @@ struct HostModelOptions {
   spec::DType activation_dtype = spec::DType::kBf16;
   int thread_count = 0;    // that load and pack; 0 = one per core
   int32_t rank_count = 1;  // each rank has a window of its own
-  // Memory for experts, windows included. Not set: all experts if the machine can spare the memory,
+  // Memory for experts, windows included; hosts that share experts must set it alike. Not set: all
+  // experts if the machine can spare the memory,
   // else what it can spare.
   std::optional<int64_t> expert_memory_bytes = std::nullopt;
   int32_t window_slot_count = 2;  // layers in use or on their way

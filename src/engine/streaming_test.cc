@@ -15,6 +15,7 @@
 #include "checkpoint/synthetic.h"
 #include "engine/engine.h"
 #include "engine/host_model.h"
+#include "engine/odd_spec.h"
 #include "fabric/memory_server.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -27,27 +28,6 @@ namespace {
 namespace fs = std::filesystem;
 using spec::DType;
 using testing::HasSubstr;
-
-spec::ModelSpec SmallSpec() {
-  spec::ModelSpec spec;
-  spec.family = "qwen3_moe";
-  spec.layer_count = 7;
-  spec.model_dim = 72;
-  spec.vocab_count = 301;
-  spec.max_position_count = 4096;
-  spec.query_head_count = 4;
-  spec.kv_head_count = 2;
-  spec.head_dim = 24;
-  spec.has_qk_norm = true;
-  spec.rope_theta = 1e6;
-  spec.expert_count = 13;
-  spec.experts_per_token = 3;
-  spec.expert_dim = 40;
-  spec.normalize_top_k = true;
-  spec.dense_ffn_dim = 100;
-  spec.layer_is_moe = {true, true, false, true, true, true, true};
-  return spec;
-}
 
 class StreamingTest : public testing::TestWithParam<DType> {
  protected:
@@ -118,7 +98,7 @@ class StreamingTest : public testing::TestWithParam<DType> {
     return numbers;
   }
 
-  const spec::ModelSpec spec_ = SmallSpec();
+  const spec::ModelSpec spec_ = OddSpec({true, true, false, true, true, true, true});
   std::string root_;
   size_t expert_bytes_ = 0;
 };
@@ -148,6 +128,24 @@ TEST_P(StreamingTest, AnswersAreBitEqualFromAnyPlacement) {
       }
     }
   }
+}
+
+// However many chunks a layer goes in, its bank comes once.
+TEST_P(StreamingTest, ThePassReportCountsEachGatheredByteOnce) {
+  const auto host =
+      LoadPacked({.activation_dtype = GetParam(), .expert_memory_bytes = BudgetFor(3, 1, 2)});
+  ASSERT_TRUE(host.ok()) << host.status();
+  const auto engine = Engine::Create(*host, {.thread_count = 1, .chunk_tokens = 5});
+  const std::vector<protocol::Work> works = RandomWorks(4);
+  const protocol::Work* const batch[] = {&works[0], &works[1], &works[2]};
+  const PassReport report = (*engine)->Run(batch).report;
+  ASSERT_GT(report.computed_tokens, 10);
+  int64_t layer_bytes = 0;
+  for (const LayerReport& layer : report.layers) {
+    layer_bytes += layer.gathered_bytes;
+  }
+  EXPECT_EQ(layer_bytes, static_cast<int64_t>(6 * 10 * expert_bytes_));
+  EXPECT_EQ(report.gathered_bytes_by_source.at("file"), layer_bytes);
 }
 
 TEST_P(StreamingTest, RanksOfOneProcessAnswerAlikeAtTheSameTime) {

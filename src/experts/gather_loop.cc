@@ -15,8 +15,7 @@ namespace {
 
 constexpr size_t kPageBytes = 4096;
 constexpr size_t kMostSources = 64;
-
-constexpr int32_t kMaxDoublings = 5;
+constexpr int32_t kMaxDoublings = 5;  // of the delay after which a lost source is tried again
 
 uint64_t Bit(int32_t index) { return uint64_t{1} << index; }
 
@@ -72,6 +71,7 @@ bool GatherLoop::Replace(int32_t source, std::unique_ptr<fabric::ByteSource>& by
   }
   sources_[source].bytes = std::move(bytes);
   ResetState(source);
+  ForgetOnlySource(source);
   return true;
 }
 
@@ -172,11 +172,23 @@ GatherLoop::Choice GatherLoop::NextSlice(int32_t source, Clock::time_point now) 
   return {};
 }
 
-bool GatherLoop::CanDeliver(int32_t source, const Slot& slot, const Blob& blob) const {
+bool GatherLoop::Has(int32_t source, const Slot& slot, const Blob& blob) const {
   return sources_[source].bytes != nullptr &&
          sources_[source].places[slot.layer][blob.target.expert].is_there &&
-         (blob.failed_sources & Bit(source)) == 0 &&
-         (blob.only_source < 0 || blob.only_source == source);
+         (blob.failed_sources & Bit(source)) == 0;
+}
+
+bool GatherLoop::CanDeliver(int32_t source, const Slot& slot, const Blob& blob) const {
+  return Has(source, slot, blob) && (blob.only_source < 0 || blob.only_source == source);
+}
+
+bool GatherLoop::AnyCanDeliver(const Slot& slot, const Blob& blob) const {
+  for (int32_t source = 0; source < source_count(); ++source) {
+    if (CanDeliver(source, slot, blob)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 // Whether the source will have delivered one more slice before a faster one is through with all
@@ -189,7 +201,7 @@ bool GatherLoop::WorthTaking(int32_t source,
   const double own_seconds =
       static_cast<double>(pace.in_flight_bytes() + static_cast<int64_t>(options_.slice_bytes)) /
       pace.bytes_per_s();
-  for (int32_t other = 0; other < static_cast<int32_t>(sources_.size()); ++other) {
+  for (int32_t other = 0; other < source_count(); ++other) {
     const SourcePace& other_pace = states_[other].pace;
     if (other != source && now >= states_[other].down_until && CanDeliver(other, slot, blob) &&
         other_pace.bytes_per_s() > pace.bytes_per_s()) {
@@ -286,21 +298,22 @@ void GatherLoop::CheckBlob(int32_t source, Slot& slot, Blob& blob, Clock::time_p
       TakeDown(source, now);  // whatever else it has is no better
     }
   }
-  ReadFromNextSource(slot, blob);
+  ReadAgain(slot, blob, now);
 }
 
-// The whole blob again, from one source alone, so that a wrong byte has a culprit.
-void GatherLoop::ReadFromNextSource(Slot& slot, Blob& blob) {
+// The whole blob again, from one source alone if one is there, so that a wrong byte has a culprit.
+void GatherLoop::ReadAgain(Slot& slot, Blob& blob, Clock::time_point now) {
   blob.only_source = -1;
-  for (int32_t next = 0; next < static_cast<int32_t>(sources_.size()); ++next) {
-    if (CanDeliver(next, slot, blob)) {
-      blob.only_source = next;
-      blob.arrived_slices = 0;
-      Reopen(slot, blob, FirstBits(SliceCount(blob)));
-      return;
+  if (!AnyCanDeliver(slot, blob)) {
+    return Fail(slot, absl::DataLossError(blob.complaint));
+  }
+  for (int32_t source = source_count() - 1; source >= 0; --source) {
+    if (now >= states_[source].down_until && Has(source, slot, blob)) {
+      blob.only_source = source;
     }
   }
-  Fail(slot, absl::DataLossError(blob.complaint));
+  blob.arrived_slices = 0;
+  Reopen(slot, blob, FirstBits(SliceCount(blob)));
 }
 
 void GatherLoop::OnFailed(int32_t source, const Read& read, int error, Clock::time_point now) {
@@ -318,11 +331,7 @@ void GatherLoop::OnFailed(int32_t source, const Read& read, int error, Clock::ti
   }
   base::log::warn("{}", blob.complaint);
   blob.failed_sources |= Bit(source);
-  bool others = false;
-  for (int32_t other = 0; other < static_cast<int32_t>(sources_.size()); ++other) {
-    others |= CanDeliver(other, slot, blob);
-  }
-  if (!others) {
+  if (!AnyCanDeliver(slot, blob)) {
     Fail(slot, absl::DataLossError(blob.complaint));
   }
 }
@@ -356,6 +365,7 @@ void GatherLoop::AbandonIfStalled(int32_t source, Clock::time_point now) {
   sources_[source].bytes->Abandon();
 }
 
+// Whether what the source is reading can be had elsewhere, from one that is not lost.
 bool GatherLoop::OthersCanDeliver(int32_t source) const {
   const SourceState& state = states_[source];
   for (int32_t place = 0; place < static_cast<int32_t>(state.reads.size()); ++place) {
@@ -365,14 +375,23 @@ bool GatherLoop::OthersCanDeliver(int32_t source) const {
     const Slot& slot = slots_[state.reads[place].slot];
     const Blob& blob = slot.blobs[state.reads[place].blob];
     bool others = false;
-    for (int32_t other = 0; other < static_cast<int32_t>(sources_.size()); ++other) {
-      others |= other != source && CanDeliver(other, slot, blob);
+    for (int32_t other = 0; other < source_count(); ++other) {
+      others |= other != source && states_[other].failures == 0 && Has(other, slot, blob);
     }
     if (!others) {
       return false;
     }
   }
   return true;
+}
+
+// What was to come from this source alone may come from anywhere again: its checksum tells.
+void GatherLoop::ForgetOnlySource(int32_t source) {
+  for (const int32_t slot : slot_order_) {
+    for (Blob& blob : slots_[slot].blobs) {
+      blob.only_source = blob.only_source == source ? -1 : blob.only_source;
+    }
+  }
 }
 
 void GatherLoop::TakeDown(int32_t source, Clock::time_point now) {
@@ -385,6 +404,7 @@ void GatherLoop::TakeDown(int32_t source, Clock::time_point now) {
                   sources_[source].bytes->name(),
                   delay.count());
   state.down_until = now + delay;
+  ForgetOnlySource(source);
 }
 
 // A blob that only lost sources have may come yet, but not for ever.
@@ -396,7 +416,7 @@ void GatherLoop::GiveUpIfHopeless(Slot& slot, Clock::time_point now) {
     if (blob.open_slices == 0) {
       continue;
     }
-    for (int32_t source = 0; source < static_cast<int32_t>(sources_.size()); ++source) {
+    for (int32_t source = 0; source < source_count(); ++source) {
       if (CanDeliver(source, slot, blob) && now >= states_[source].down_until) {
         return;
       }

@@ -131,6 +131,9 @@ class GatherLoop {
   void ResetState(int32_t source);
   bool StartReads(int32_t source, Clock::time_point now);
   Choice NextSlice(int32_t source, Clock::time_point now);
+  int32_t source_count() const { return static_cast<int32_t>(sources_.size()); }
+  bool Has(int32_t source, const Slot& slot, const Blob& blob) const;
+  bool AnyCanDeliver(const Slot& slot, const Blob& blob) const;
   bool CanDeliver(int32_t source, const Slot& slot, const Blob& blob) const;
   bool WorthTaking(int32_t source, const Slot& slot, const Blob& blob, Clock::time_point now) const;
   void StartRead(int32_t source, const Choice& choice, Clock::time_point now);
@@ -138,10 +141,11 @@ class GatherLoop {
   void OnArrived(int32_t source, const Read& read, Clock::time_point now);
   void OnFailed(int32_t source, const Read& read, int error, Clock::time_point now);
   void CheckBlob(int32_t source, Slot& slot, Blob& blob, Clock::time_point now);
-  void ReadFromNextSource(Slot& slot, Blob& blob);
+  void ReadAgain(Slot& slot, Blob& blob, Clock::time_point now);
   void Reopen(Slot& slot, Blob& blob, uint64_t slices);
   void AbandonIfStalled(int32_t source, Clock::time_point now);
   bool OthersCanDeliver(int32_t source) const;
+  void ForgetOnlySource(int32_t source);
   void TakeDown(int32_t source, Clock::time_point now);
   void GiveUpIfHopeless(Slot& slot, Clock::time_point now);
   static void Fail(Slot& slot, absl::Status status);

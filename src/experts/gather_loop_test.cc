@@ -174,6 +174,39 @@ TEST_F(GatherLoopTest, WrongBytesAreReadAgainFromAnother) {
   }
 }
 
+// The peer, asked alone after a wrong checksum, stops: the file has the blob all the same.
+TEST_F(GatherLoopTest, ASourceAskedAloneThatStopsIsReplaced) {
+  std::vector<ExpertSource> sources;
+  sources.push_back(MakeFakeSource(SourceKind::kPeer, "peer", blobs_, fast_));
+  sources.push_back(MakeFakeSource(SourceKind::kFile, "file", blobs_, file_));
+  GatherLoop loop = MakeLoop(std::move(sources));
+  fast_.corrupt = true;
+  file_.stopped = true;
+  Begin(loop, 0);
+  EXPECT_EQ(Finish(loop, 10).code(), absl::StatusCode::kDeadlineExceeded);
+  fast_.stopped = true;
+  file_.stopped = false;
+  const auto begin = now_;
+  EXPECT_EQ(Finish(loop), absl::OkStatus());
+  EXPECT_TRUE(Arrived(0));
+  EXPECT_LT(now_ - begin, milliseconds(2200));
+}
+
+TEST_F(GatherLoopTest, ASlowFileIsNotGivenUpForAPeerThatIsLost) {
+  std::vector<ExpertSource> sources;
+  sources.push_back(MakeFakeSource(SourceKind::kPeer, "peer", blobs_, fast_));
+  sources.push_back(MakeFakeSource(SourceKind::kFile, "file", blobs_, file_));
+  GatherLoop loop = MakeLoop(std::move(sources));
+  fast_.error = ECONNREFUSED;
+  file_.stopped = true;
+  Begin(loop, 1);
+  EXPECT_EQ(Finish(loop, 10'000).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(file_.abandoned, 0);
+  file_.stopped = false;
+  EXPECT_EQ(Finish(loop), absl::OkStatus());
+  EXPECT_TRUE(Arrived(1));
+}
+
 TEST_F(GatherLoopTest, ACorruptFileIsAnErrorThatNamesTheExpert) {
   std::vector<ExpertSource> sources;
   sources.push_back(MakeFakeSource(SourceKind::kFile, "file experts-00002.bin", blobs_, file_));

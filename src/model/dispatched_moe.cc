@@ -137,6 +137,7 @@ void DispatchedMoe::SortRows(const ops::Routing& routing, int64_t row_count) {
   for (int64_t row = 0; row < row_count; ++row) {
     for (int64_t pair = row * k; pair < (row + 1) * k; ++pair) {
       const int32_t expert = routing.expert_ids[pair];
+      ZP_CHECK(expert >= 0 && expert < expert_count_) << expert;
       Parcel& parcel = outgoing_[owners_[expert]];
       if (parcel.rows.empty() || parcel.rows.back() != row) {
         parcel.rows.push_back(static_cast<int32_t>(row));

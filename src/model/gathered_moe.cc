@@ -39,10 +39,16 @@ absl::Status GatheredMoe::Run(int32_t layer,
     window_.clear();
     return blobs.status();
   }
-  const experts::GatherReport& report = experts_.report(ticket);
-  profile.RecordGather(report.seconds, report.bytes, report.bytes_by_source);
   const ops::ExpertBank bank{layout_, *blobs};
   profile.Timed(Op::kFfn, [&] { kernels_.ExpertFfn(x, routing, bank, residual); });
+  return absl::OkStatus();
+}
+
+// Once a layer, however many chunks it had.
+absl::Status GatheredMoe::EndLayer(int32_t layer, PassProfile& profile) {
+  ZP_CHECK(!window_.empty() && window_.front().layer() == layer) << "layer " << layer;
+  const experts::GatherReport& report = experts_.report(window_.front());
+  profile.RecordGather(report.seconds, report.bytes, report.bytes_by_source);
   return absl::OkStatus();
 }
 

@@ -23,7 +23,7 @@ class GatheredMoe final : public MoeBlock {
               ops::Kernels& kernels);
 
   void BeginLayer(int32_t layer) override;
-  absl::Status EndLayer(int32_t, PassProfile&) override { return absl::OkStatus(); }
+  absl::Status EndLayer(int32_t layer, PassProfile& profile) override;
   absl::Status Run(int32_t layer,
                    ops::ConstMatrix x,
                    const ops::Routing& routing,

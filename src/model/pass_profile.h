@@ -73,6 +73,7 @@ class PassProfile {
     return step();
   }
 
+  // Of the layer's bank; once a layer.
   void RecordGather(double seconds, int64_t bytes, const std::vector<int64_t>& bytes_by_source) {
     layers_[layer_].gather_seconds = seconds;
     layers_[layer_].gathered_bytes = bytes;
