@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "apps/command.h"
+#include "apps/read_rate.h"
 #include "base/check.h"
 #include "base/logging.h"
 #include "base/status.h"
@@ -45,7 +46,6 @@ namespace json = boost::json;
 using Clock = std::chrono::steady_clock;
 
 constexpr uint64_t kRegionBytes = 256ull << 20;  // what a server holds out; beyond every cache
-constexpr uint64_t kSliceBytes = 2 << 20;        // as the gatherer cuts them
 
 struct FabricOptions {
   bool json = false;
@@ -64,94 +64,6 @@ struct Transfer {
   double reader_cpu_s_per_gb = 0;
   double server_cpu_s_per_gb = 0;
 };
-
-double CpuSeconds() {
-  rusage usage = {};
-  getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& time) {
-    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
-  };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
-
-// --- reading from a source ---
-
-struct ReadReport {
-  uint64_t bytes = 0;  // within `seconds`, which begin after the first slices have come
-  double seconds = 0;
-  double cpu_s = 0;
-  uint64_t all_bytes = 0;
-  int error = 0;
-};
-
-// Reads `object_bytes` round and round, `depth` slices at a time, sleeping whenever it can.
-ReadReport ReadFor(fabric::ByteSource& source, uint64_t object_bytes, double seconds) {
-  const auto depth = static_cast<uint64_t>(source.max_reads_in_flight());
-  const memory::Buffer buffer(depth * kSliceBytes, "bench");
-  uint64_t next_slice = 0;
-  int64_t in_flight = 0;
-  const auto start = [&](uint64_t slot) {
-    ++in_flight;
-    source.Start({.object = 0,
-                  .offset = next_slice++ * kSliceBytes % object_bytes,
-                  .destination = buffer.bytes().subspan(slot * kSliceBytes, kSliceBytes),
-                  .token = slot});
-  };
-  for (uint64_t slot = 0; slot < depth; ++slot) {
-    start(slot);
-  }
-  ReadReport report;
-  uint64_t ended_slices = 0, warm_slices = 0;
-  Clock::time_point begin = {};
-  double begin_cpu_s = 0;
-  std::vector<fabric::SliceDone> done;
-  while (true) {
-    pollfd wait = {.fd = source.event_fd(), .events = POLLIN, .revents = 0};
-    if (source.Arm() && poll(&wait, 1, 10'000) != 1) {
-      report.error = ETIMEDOUT;
-      break;
-    }
-    done.clear();
-    source.Poll(done);
-    in_flight -= static_cast<int64_t>(done.size());
-    const auto failed = std::ranges::find_if(done, [](const auto& one) { return one.error != 0; });
-    if (failed != done.end()) {
-      report.error = failed->error;
-      break;
-    }
-    for (const fabric::SliceDone& one : done) {
-      ++ended_slices;
-      start(one.token);
-    }
-    const Clock::time_point now = Clock::now();
-    if (warm_slices == 0) {
-      if (ended_slices >= 2 * depth) {
-        warm_slices = ended_slices;
-        begin = now;
-        begin_cpu_s = CpuSeconds();
-      }
-    } else if (now - begin > std::chrono::duration<double>(seconds)) {
-      report.seconds = std::chrono::duration<double>(now - begin).count();
-      break;
-    }
-  }
-  report.cpu_s = CpuSeconds() - begin_cpu_s;
-  report.bytes = (ended_slices - warm_slices) * kSliceBytes;
-  report.all_bytes = ended_slices * kSliceBytes;
-  // Until they have ended the buffer may be written to. A reader that gives up in the middle of a
-  // read ends a server of UCX 1.13 (docs/decisions/0014), so those that go well are waited for.
-  while (in_flight > 0 && report.error == 0) {
-    pollfd wait = {.fd = source.event_fd(), .events = POLLIN, .revents = 0};
-    if (source.Arm() && poll(&wait, 1, 10'000) != 1) {
-      report.error = ETIMEDOUT;
-    }
-    done.clear();
-    source.Poll(done);
-    in_flight -= static_cast<int64_t>(done.size());
-  }
-  fabric::AbandonAndWait(source, in_flight);
-  return report;
-}
 
 // --- the link ---
 
@@ -388,7 +300,7 @@ absl::StatusOr<Transfer> MeasurePlainReads(const std::string& path,
   if (file < 0) {
     return absl::ErrnoToStatus(errno, path);
   }
-  const memory::Buffer buffer(static_cast<size_t>(depth) * kSliceBytes, "bench");
+  const memory::Buffer buffer(static_cast<size_t>(depth) * kReadRateSliceBytes, "bench");
   std::memset(buffer.data(), 0, buffer.size_bytes());
   std::atomic<uint64_t> next_slice = 0;
   const Clock::time_point begin = Clock::now();
@@ -399,17 +311,17 @@ absl::StatusOr<Transfer> MeasurePlainReads(const std::string& path,
     for (int32_t i = 0; i < depth; ++i) {
       threads.emplace_back([&, i] {
         while (Clock::now() - begin < std::chrono::duration<double>(seconds)) {
-          const uint64_t offset = next_slice++ * kSliceBytes % file_bytes;
+          const uint64_t offset = next_slice++ * kReadRateSliceBytes % file_bytes;
           ZP_CHECK(pread(file,
-                         buffer.data() + static_cast<uint64_t>(i) * kSliceBytes,
-                         kSliceBytes,
-                         static_cast<off_t>(offset)) == static_cast<ssize_t>(kSliceBytes));
+                         buffer.data() + static_cast<uint64_t>(i) * kReadRateSliceBytes,
+                         kReadRateSliceBytes,
+                         static_cast<off_t>(offset)) == static_cast<ssize_t>(kReadRateSliceBytes));
         }
       });
     }
   }
   close(file);
-  const double bytes = static_cast<double>(next_slice * kSliceBytes);
+  const double bytes = static_cast<double>(next_slice * kReadRateSliceBytes);
   return Transfer{
       .bytes_per_s = bytes / std::chrono::duration<double>(Clock::now() - begin).count(),
       .reader_cpu_s_per_gb = (CpuSeconds() - begin_cpu_s) / (1e-9 * bytes)};
@@ -489,7 +401,7 @@ absl::Status MeasureLink(const FabricOptions& options) {
                                   {{"bench", "fabric"},
                                    {"link", link.kind()},
                                    {"link_gbit_per_s", gbit_per_s},
-                                   {"slice_bytes", kSliceBytes},
+                                   {"slice_bytes", kReadRateSliceBytes},
                                    {"rounds", options.rounds}}));
   }
   return absl::OkStatus();
@@ -502,12 +414,13 @@ absl::Status MeasureFiles(const FabricOptions& options) {
   const std::shared_ptr<void> remove_at_end(nullptr, [&](void*) { std::filesystem::remove(path); });
   const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   std::mt19937_64 random(1);
-  std::vector<uint64_t> words(kSliceBytes / sizeof(uint64_t));
+  std::vector<uint64_t> words(kReadRateSliceBytes / sizeof(uint64_t));
   std::ranges::generate(words, random);
   bool is_written = file >= 0;
-  for (uint64_t offset = 0; is_written && offset < kFileBytes; offset += kSliceBytes) {
+  for (uint64_t offset = 0; is_written && offset < kFileBytes; offset += kReadRateSliceBytes) {
     words[0] = offset;
-    is_written = write(file, words.data(), kSliceBytes) == static_cast<ssize_t>(kSliceBytes);
+    is_written =
+        write(file, words.data(), kReadRateSliceBytes) == static_cast<ssize_t>(kReadRateSliceBytes);
   }
   is_written = is_written && fsync(file) == 0;
   if (!is_written) {
@@ -527,7 +440,7 @@ absl::Status MeasureFiles(const FabricOptions& options) {
                     options.rounds,
                     {{"bench", "fabric"},
                      {"link", "file"},
-                     {"slice_bytes", kSliceBytes},
+                     {"slice_bytes", kReadRateSliceBytes},
                      {"rounds", options.rounds}});
 }
 

@@ -11,26 +11,23 @@
 #include "fmt/format.h"
 #include "model/pack_checkpoint.h"
 #include "ops/cpu/cpu_kernels.h"
-#include "spec/model_shapes.h"
 
 namespace zp::apps {
 
-absl::StatusOr<std::string> PackedBenchDirectory(const std::string& shape,
-                                                 int32_t layer_count,
+absl::StatusOr<std::string> PackedBenchDirectory(const std::string& name,
+                                                 const spec::ModelSpec& spec,
                                                  const std::string& work_directory,
                                                  base::ThreadPool& pool) {
-  ZP_ASSIGN_OR_RETURN(const spec::ModelSpec whole, spec::FindModelShape(shape));
-  const spec::ModelSpec spec = spec::WithLayerCount(whole, layer_count);
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Kernels> kernels,
                       ops::cpu::CreateKernels(spec::DType::kBf16, pool));
   const std::string layout = kernels->layout_name();
-  const std::string name =
+  const std::string directory =
       fmt::format("zeroprefill-{}-{}-{:08x}",
-                  shape,
-                  layer_count,
+                  name,
+                  spec.layer_count,
                   base::Checksum(std::as_bytes(std::span(layout))) & 0xffffffff);
   const std::filesystem::path root = work_directory.empty() ? "/var/tmp" : work_directory;
-  const std::string packed = (root / name).string();
+  const std::string packed = (root / directory).string();
   if (checkpoint::IsPacked(packed)) {
     return packed;
   }

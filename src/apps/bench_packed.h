@@ -1,18 +1,18 @@
 // Packed directories of random weights for benchmarks.
 #pragma once
 
-#include <cstdint>
 #include <string>
 
 #include "base/status.h"
 #include "base/thread_pool.h"
+#include "spec/model_spec.h"
 
 namespace zp::apps {
 
-// A packed directory of the named shape cut to `layer_count` layers, below `work_directory` (empty:
-// /var/tmp): made at the first call, kept for the next. One for each layout of the kernels.
-absl::StatusOr<std::string> PackedBenchDirectory(const std::string& shape,
-                                                 int32_t layer_count,
+// A packed directory of random weights of `spec`, below `work_directory` (empty: /var/tmp) and with
+// `name` in its own: made at the first call, kept for the next. One for each layout of the kernels.
+absl::StatusOr<std::string> PackedBenchDirectory(const std::string& name,
+                                                 const spec::ModelSpec& spec,
                                                  const std::string& work_directory,
                                                  base::ThreadPool& pool);
 

@@ -188,9 +188,8 @@ absl::Status RunStream(const StreamOptions& options) {
   const int threads =
       options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
   base::ThreadPool pool(threads);
-  ZP_ASSIGN_OR_RETURN(
-      const std::string directory,
-      PackedBenchDirectory(options.shape, options.layers, options.work_directory, pool));
+  ZP_ASSIGN_OR_RETURN(const std::string directory,
+                      PackedBenchDirectory(options.shape, spec, options.work_directory, pool));
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<checkpoint::Checkpoint> packed,
                       checkpoint::Checkpoint::Open(directory));
   base::Trace trace;

@@ -51,6 +51,8 @@ struct TunnelOptions {
 };
 
 constexpr std::chrono::seconds kAnswerTimeout(1800);
+// One label is asked of each row: a larger vocabulary is memory and nothing else.
+constexpr int32_t kVocabulary = 8192;
 
 // FLOPs of a rank per byte of its link, H100: 990 TFLOP/s of bf16 over 450 GB/s of NVLink 4, or
 // over a PCIe 5 x16 path of 64 GB/s.
@@ -114,11 +116,12 @@ class Tunnel {
   absl::Status SetUp() {
     ZP_ASSIGN_OR_RETURN(const spec::ModelSpec shape, spec::FindModelShape(options_.shape));
     spec_ = spec::WithLayerCount(shape, options_.layers);
+    spec_.vocab_count = kVocabulary;
     ZP_ASSIGN_OR_RETURN(bytes_per_flop_, BytesPerFlop(options_.balance));
     base::ThreadPool pool(static_cast<int>(std::thread::hardware_concurrency()));
     ZP_ASSIGN_OR_RETURN(
         const std::string packed,
-        PackedBenchDirectory(options_.shape, options_.layers, options_.work_directory, pool));
+        PackedBenchDirectory(options_.shape + "-tunnel", spec_, options_.work_directory, pool));
     std::string pattern = (fs::temp_directory_path() / "zeroprefill_tunnel_XXXXXX").string();
     if (mkdtemp(pattern.data()) == nullptr) {
       return absl::InternalError(fmt::format("{}: cannot be made", pattern));

@@ -1,8 +1,5 @@
 #include "apps/tunnel_rank.h"
 
-#include <poll.h>
-#include <sys/resource.h>
-
 #include <chrono>
 #include <cstring>
 #include <fstream>
@@ -17,19 +14,18 @@
 #include "absl/strings/escaping.h"
 #include "apps/bench_prompts.h"
 #include "apps/command.h"
+#include "apps/read_rate.h"
 #include "base/logging.h"
 #include "base/thread_pool.h"
 #include "boost/json.hpp"
 #include "checkpoint/checkpoint.h"
 #include "engine/engine.h"
 #include "engine/host_model.h"
-#include "fabric/abandon.h"
 #include "fabric/exchange_mesh.h"
 #include "fabric/exchange_tcp.h"
 #include "fabric/memory_server.h"
 #include "fabric/peer_source.h"
 #include "fmt/format.h"
-#include "memory/buffer.h"
 #include "model/dispatched_moe.h"
 #include "ops/cpu/cpu_kernels.h"
 
@@ -45,15 +41,6 @@ struct RankOptions {
   std::vector<std::string> addresses;  // [host]
   std::vector<int> cpus;
 };
-
-double CpuSeconds() {
-  rusage usage = {};
-  getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& time) {
-    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
-  };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
 
 // A file of prompts: one JSON array of tokens a line. Every row of a prompt is asked for one label,
 // so that the last layer has as much to do as the others.
@@ -132,45 +119,18 @@ class TunnelRank {
  private:
   // Bytes a second from a peer, over about two seconds.
   absl::StatusOr<json::object> MeasureLink(const std::string& advertisement) {
-    constexpr size_t kSliceBytes = size_t{2} << 20;
-    using Clock = std::chrono::steady_clock;
     ZP_ASSIGN_OR_RETURN(const std::unique_ptr<fabric::ByteSource> peer,
                         fabric::OpenPeerSource(advertisement));
-    memory::Buffer buffer(kSliceBytes * peer->max_reads_in_flight(), "link probe");
-    std::vector<fabric::SliceDone> done;
-    int64_t in_flight = 0;
-    const auto start = [&](uint64_t place) {
-      ++in_flight;
-      peer->Start({.object = 0,
-                   .offset = place * kSliceBytes,
-                   .destination = buffer.bytes().subspan(place * kSliceBytes, kSliceBytes),
-                   .token = place});
-    };
-    for (int32_t place = 0; place < peer->max_reads_in_flight(); ++place) {
-      start(place);
+    // All hosts keep the same number of experts.
+    const uint64_t slices = sharded_->kept_bytes().size() / kReadRateSliceBytes;
+    if (slices == 0) {
+      return absl::FailedPreconditionError("a host keeps too little to measure a link with");
     }
-    int64_t bytes = 0;
-    const Clock::time_point begin = Clock::now();
-    while (Clock::now() - begin < std::chrono::seconds(2)) {
-      done.clear();
-      peer->Poll(done);
-      in_flight -= static_cast<int64_t>(done.size());
-      for (const fabric::SliceDone& slice : done) {
-        if (slice.error != 0) {
-          fabric::AbandonAndWait(*peer, in_flight);
-          return absl::UnavailableError(fmt::format("link: {}", std::strerror(slice.error)));
-        }
-        bytes += kSliceBytes;
-        start(slice.token);
-      }
-      if (done.empty() && peer->Arm()) {
-        pollfd fd = {.fd = peer->event_fd(), .events = POLLIN, .revents = 0};
-        poll(&fd, 1, 100);
-      }
+    const ReadReport report = ReadFor(*peer, slices * kReadRateSliceBytes, /*seconds=*/2);
+    if (report.error != 0) {
+      return absl::UnavailableError(fmt::format("link: {}", std::strerror(report.error)));
     }
-    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    fabric::AbandonAndWait(*peer, in_flight);
-    return json::object{{"link_bytes_per_s", static_cast<double>(bytes) / seconds}};
+    return json::object{{"link_bytes_per_s", static_cast<double>(report.bytes) / report.seconds}};
   }
 
   std::vector<fabric::RankAddress> RankAddresses() const {
