@@ -10,13 +10,6 @@
 
 namespace zp::cluster {
 
-// A numeric address of loopback, a private network (RFC 1918, RFC 4193) or one link, or
-// "localhost". The token and the advertisements may cross such a network in plain text.
-bool IsPrivateHost(const std::string& host);
-
-// "host:port" or "[v6]:port" without the port; empty for what is neither.
-std::string HostOf(const std::string& target);
-
 // TLS if the files (PEM) are named. Errors: InvalidArgument for one file without the other;
 // PermissionDenied without TLS on an address that is not private, unless `allow_plaintext`;
 // NotFound for a file that cannot be read.

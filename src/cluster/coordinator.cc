@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "base/logging.h"
-#include "base/metrics.h"
 #include "cluster/channel_security.h"
 #include "cluster/control_plane.grpc.pb.h"
 #include "cluster/roster.h"
@@ -27,6 +26,7 @@ using std::chrono::milliseconds;
 constexpr int kMaxRequestBytes = static_cast<int>(kMaxAdvertisementBytes) + (8 << 10);
 constexpr int kMaxMetadataBytes = 8 << 10;
 constexpr int kHandshakeTimeoutMs = 5'000;
+constexpr int kMinPingIntervalMs = 1'000;
 constexpr size_t kServerMemoryBytes = size_t{64} << 20;
 
 absl::Status CheckOptions(const CoordinatorOptions& options) {
@@ -131,6 +131,10 @@ class GrpcCoordinator final : public Coordinator, public wire::ControlPlane::Cal
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
     builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
     builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
+    // Members ping, to notice a cut link, also between calls.
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                               kMinPingIntervalMs);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     server_ = builder.BuildAndStart();
     if (!server_ || port == 0) {
       return absl::UnavailableError(fmt::format(
@@ -369,7 +373,6 @@ class GrpcCoordinator final : public Coordinator, public wire::ControlPlane::Cal
       heartbeat->Finish({grpc::StatusCode::NOT_FOUND, "the session is not known any more"});
     }
     if (is_news) {
-      members_gauge_.Set(static_cast<double>(membership.hosts.size()));
       if (on_change_) {
         on_change_(membership);
       }
@@ -391,9 +394,6 @@ class GrpcCoordinator final : public Coordinator, public wire::ControlPlane::Cal
 
   const CoordinatorOptions options_;
   const OnChange on_change_;
-  base::Gauge& members_gauge_ =
-      base::GetGauge("zeroprefill_cluster_hosts",
-                     "Hosts whose expert memory is readable, as the coordinator knows");
 
   mutable std::mutex mutex_;  // of all up to told_epoch_
   std::condition_variable wake_;

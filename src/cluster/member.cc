@@ -27,6 +27,7 @@ constexpr milliseconds kFirstPause{50};
 constexpr milliseconds kLongestPause{2000};
 constexpr milliseconds kRegisterTimeout{5000};
 constexpr milliseconds kLeaveTimeout{1000};
+constexpr milliseconds kKeepaliveInterval{5000};
 constexpr uint32_t kMaxMemberTimeoutMs = 600'000;
 constexpr int kMaxReplyBytes =
     kMaxHostSlots * (static_cast<int>(kMaxAdvertisementBytes) + 64) + (8 << 10);
@@ -39,6 +40,11 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& target,
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kLongestPause.count());
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kLongestPause.count());
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // hosts of a cluster see each other
+  // A link that was cut is noticed though nobody closes the connection.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveInterval.count());
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveInterval.count());
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);  // as many as there are
   // A member's connection is its own: it ends with it.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   return grpc::CreateCustomChannel(target, security, arguments);
