@@ -1,5 +1,6 @@
 #include "checkpoint/packed_experts.h"
 
+#include <algorithm>
 #include <charconv>
 #include <filesystem>
 #include <set>
@@ -138,8 +139,24 @@ absl::StatusOr<PackedLayer> ReadLayer(const JsonFile& entry, const PackedExperts
   ZP_ASSIGN_OR_RETURN(const std::string file_name, entry.FileName("file"));
   layer.path = PathIn(experts.directory, file_name);
   ZP_ASSIGN_OR_RETURN(layer.checksums, ReadChecksums(entry, experts.expert_count));
-  ZP_RETURN_IF_ERROR(CheckFileSize(layer.path, experts));
   return layer;
+}
+
+// Every file in its full length.
+absl::Status CheckFiles(const PackedExperts& experts) {
+  for (const PackedLayer& layer : experts.layers) {
+    if (!layer.path.empty()) {
+      ZP_RETURN_IF_ERROR(CheckFileSize(layer.path, experts));
+    }
+  }
+  return absl::OkStatus();
+}
+
+bool HasAnyFile(const PackedExperts& experts) {
+  return std::ranges::any_of(experts.layers, [](const PackedLayer& layer) {
+    std::error_code error;
+    return !layer.path.empty() && fs::exists(layer.path, error);
+  });
 }
 
 // Each file belongs to one layer, each layer named has experts.
@@ -217,6 +234,10 @@ absl::StatusOr<PackedExperts> ReadPackedExperts(const std::string& directory,
                       JsonFile::Load(PathIn(directory, kIndexName), kMaxIndexBytes));
   ZP_ASSIGN_OR_RETURN(PackedExperts experts, ReadCommon(index, directory, spec));
   ZP_RETURN_IF_ERROR(ReadLayers(index, spec, /*all_required=*/true, experts));
+  experts.has_files = HasAnyFile(experts);
+  if (experts.has_files) {
+    ZP_RETURN_IF_ERROR(CheckFiles(experts));
+  }
   return experts;
 }
 
@@ -228,6 +249,7 @@ absl::StatusOr<UnfinishedPacking> ReadUnfinishedPacking(const std::string& direc
   ZP_ASSIGN_OR_RETURN(packing.source, index.String("source"));
   ZP_ASSIGN_OR_RETURN(packing.experts, ReadCommon(index, directory, spec));
   ZP_RETURN_IF_ERROR(ReadLayers(index, spec, /*all_required=*/false, packing.experts));
+  ZP_RETURN_IF_ERROR(CheckFiles(packing.experts));
   return packing;
 }
 

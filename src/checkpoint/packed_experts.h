@@ -31,6 +31,9 @@ struct PackedExperts {
   size_t expert_bytes = 0;  // a multiple of 4096
   size_t gate_up_offset = 0;
   size_t down_offset = 0;
+  // Whether the layers' files are there: a host may have the index alone and read the experts from
+  // others.
+  bool has_files = true;
   std::vector<PackedLayer> layers = {};  // [layer_count]
 };
 
@@ -44,7 +47,8 @@ bool IsPacked(const std::string& directory);
 bool IsPackingUnfinished(const std::string& directory);
 
 // Reads and checks the index: counts against `spec`, names, and that each file is there in its full
-// length. Blobs are not read: whoever reads one holds it against its checksum.
+// length, or that none is there. Blobs are not read: whoever reads one holds it against its
+// checksum.
 absl::StatusOr<PackedExperts> ReadPackedExperts(const std::string& directory,
                                                 const spec::ModelSpec& spec);
 absl::StatusOr<UnfinishedPacking> ReadUnfinishedPacking(const std::string& directory,

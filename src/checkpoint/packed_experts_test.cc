@@ -152,6 +152,15 @@ TEST_F(PackedExpertsTest, NamesAFileThatIsNotThere) {
   ExpectError(absl::StatusCode::kNotFound, "experts-00000.bin: is no regular file");
 }
 
+TEST_F(PackedExpertsTest, TellsThatNoFileIsThere) {
+  EXPECT_TRUE(ReadPackedExperts(directory_.path(), TinySpec())->has_files);
+  fs::remove(experts_.layers[0].path);
+  fs::remove(experts_.layers[2].path);
+  const auto read = ReadPackedExperts(directory_.path(), TinySpec());
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_FALSE(read->has_files);
+}
+
 TEST_F(PackedExpertsTest, SurvivesRandomMutationsOfTheIndex) {
   const std::string original = ReadText(index_);
   std::mt19937 random(3);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <iterator>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -9,10 +10,12 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/checksum.h"
 #include "base/logging.h"
 #include "base/units.h"
 #include "experts/load_store.h"
 #include "fabric/file_source.h"
+#include "fabric/peer_source.h"
 #include "fmt/format.h"
 #include "model/expert_blob.h"
 #include "model/pack_checkpoint.h"
@@ -44,6 +47,22 @@ int64_t AvailableMemoryBytes() {
   return 0;
 }
 
+// The index of a packed directory, held against what the kernels read.
+absl::StatusOr<checkpoint::PackedExperts> ReadPacked(const checkpoint::Checkpoint& checkpoint,
+                                                     const ops::Kernels& kernels) {
+  ZP_ASSIGN_OR_RETURN(checkpoint::PackedExperts packed,
+                      checkpoint::ReadPackedExperts(checkpoint.directory(), checkpoint.spec()));
+  ZP_RETURN_IF_ERROR(model::CheckPackedLayout(packed, checkpoint.spec(), kernels));
+  return packed;
+}
+
+absl::Status NotPacked(const checkpoint::Checkpoint& checkpoint) {
+  return absl::FailedPreconditionError(
+      fmt::format("{}: several hosts share the experts of a packed directory only; `zeroprefill "
+                  "pack` makes one",
+                  checkpoint.directory()));
+}
+
 experts::ExpertCatalog CatalogOf(const spec::ModelSpec& spec, const ops::ExpertLayout& layout) {
   return {.layer_has_experts = spec.layer_is_moe,
           .expert_count = spec.expert_count,
@@ -52,8 +71,7 @@ experts::ExpertCatalog CatalogOf(const spec::ModelSpec& spec, const ops::ExpertL
 
 absl::StatusOr<experts::Placement> PlaceExperts(const experts::ExpertCatalog& catalog,
                                                 const HostModelOptions& options) {
-  const int64_t spare = std::max<int64_t>(0, AvailableMemoryBytes() - kSpareBytes);
-  const int64_t budget = options.expert_memory_bytes.value_or(spare);
+  const int64_t budget = options.expert_memory_bytes.value_or(SpareMemoryBytes());
   const std::vector<experts::HostBudget> hosts(
       options.host_count,
       {.expert_memory_bytes = static_cast<size_t>(budget), .rank_count = options.rank_count});
@@ -157,17 +175,30 @@ std::vector<std::vector<uint64_t>> ChecksumsOf(const checkpoint::PackedExperts& 
   return checksums;
 }
 
-// What the store's host keeps, from the packed files or by packing.
+// What the store's host keeps, from the packed files and the peers that have it.
+absl::Status ReadStore(const checkpoint::PackedExperts& packed,
+                       const std::map<int32_t, std::string>& peers,
+                       experts::ExpertStore& store) {
+  std::vector<experts::ExpertSource> sources;
+  for (const auto& [host, advertisement] : peers) {
+    experts::ExpertSource& peer = sources.emplace_back(MemoryOf(store.placement(), host));
+    ZP_ASSIGN_OR_RETURN(peer.bytes, fabric::OpenPeerSource(advertisement));
+  }
+  if (packed.has_files) {
+    ZP_ASSIGN_OR_RETURN(sources.emplace_back(), OpenPackedFiles(packed));
+  }
+  return experts::LoadStore(store, std::move(sources), ChecksumsOf(packed));
+}
+
+// What the store's host keeps, read or packed.
 absl::Status FillStore(const checkpoint::Checkpoint& checkpoint,
                        const std::optional<checkpoint::PackedExperts>& packed,
+                       const std::map<int32_t, std::string>& peers,
                        const ops::Kernels& kernels,
                        base::ThreadPool& pool,
                        experts::ExpertStore& store) {
   if (packed.has_value()) {
-    ZP_ASSIGN_OR_RETURN(experts::ExpertSource files, OpenPackedFiles(*packed));
-    std::vector<experts::ExpertSource> sources;
-    sources.push_back(std::move(files));
-    return experts::LoadStore(store, std::move(sources), ChecksumsOf(*packed));
+    return ReadStore(*packed, peers, store);
   }
   if (store.placement().max_missing_count(store.host()) > 0) {
     return absl::ResourceExhaustedError(
@@ -180,6 +211,29 @@ absl::Status FillStore(const checkpoint::Checkpoint& checkpoint,
 }
 
 }  // namespace
+
+int64_t SpareMemoryBytes() { return std::max<int64_t>(0, AvailableMemoryBytes() - kSpareBytes); }
+
+absl::StatusOr<std::string> SharedFingerprint(const checkpoint::Checkpoint& checkpoint,
+                                              const HostModelOptions& options) {
+  if (checkpoint.has_expert_tensors()) {
+    return NotPacked(checkpoint);
+  }
+  base::ThreadPool pool(1);
+  ZP_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Kernels> kernels, MakeKernels(options, pool));
+  ZP_ASSIGN_OR_RETURN(const checkpoint::PackedExperts packed, ReadPacked(checkpoint, *kernels));
+  std::vector<uint64_t> checksums;
+  for (const checkpoint::PackedLayer& layer : packed.layers) {
+    checksums.insert(checksums.end(), layer.checksums.begin(), layer.checksums.end());
+  }
+  std::ifstream config(checkpoint.directory() + "/config.json", std::ios::binary);
+  const std::string config_text{std::istreambuf_iterator<char>(config), {}};
+  return fmt::format("{} {} config {:016x} experts {:016x}",
+                     spec::NameOf(options.activation_dtype),
+                     packed.layout,
+                     base::Checksum(std::as_bytes(std::span(config_text))),
+                     base::Checksum(std::as_bytes(std::span(checksums))));
+}
 
 absl::StatusOr<std::shared_ptr<const HostModel>> HostModel::Load(
     const checkpoint::Checkpoint& checkpoint, const HostModelOptions& options) {
@@ -195,21 +249,21 @@ absl::StatusOr<std::shared_ptr<const HostModel>> HostModel::Load(
   host->options_ = options;
   // What is wrong with the files is found before the weights are read.
   if (!checkpoint.has_expert_tensors()) {
-    ZP_ASSIGN_OR_RETURN(host->packed_,
-                        checkpoint::ReadPackedExperts(checkpoint.directory(), checkpoint.spec()));
-    ZP_RETURN_IF_ERROR(model::CheckPackedLayout(*host->packed_, checkpoint.spec(), *kernels));
+    ZP_ASSIGN_OR_RETURN(host->packed_, ReadPacked(checkpoint, *kernels));
+    if (!host->packed_->has_files && options.peers.empty()) {
+      return absl::NotFoundError(
+          fmt::format("{}: the files of its experts are not there, nor another host that has them",
+                      checkpoint.directory()));
+    }
   } else if (options.host_count > 1) {
-    return absl::FailedPreconditionError(fmt::format(
-        "{}: several hosts share the experts of a packed directory only; `zeroprefill pack` makes "
-        "one",
-        checkpoint.directory()));
+    return NotPacked(checkpoint);
   }
   ZP_ASSIGN_OR_RETURN(host->weights_, model::ModelWeights::Load(checkpoint, *kernels));
   const experts::ExpertCatalog catalog =
       CatalogOf(checkpoint.spec(), host->weights_->expert_layout());
   ZP_ASSIGN_OR_RETURN(experts::Placement placement, PlaceExperts(catalog, options));
   const auto store = std::make_shared<experts::ExpertStore>(std::move(placement), options.host);
-  ZP_RETURN_IF_ERROR(FillStore(checkpoint, host->packed_, *kernels, pool, *store));
+  ZP_RETURN_IF_ERROR(FillStore(checkpoint, host->packed_, options.peers, *kernels, pool, *store));
   host->store_ = store;
   base::log::info("experts: {} of {} in memory{}",
                   base::FormatBytes(static_cast<int64_t>(store->bytes().size())),
@@ -241,7 +295,7 @@ absl::StatusOr<std::unique_ptr<experts::ExpertGatherer>> HostModel::OpenExperts(
         sources.push_back(MemoryOf(placement(), host));
       }
     }
-    if (options_.streams_from_files) {
+    if (options_.streams_from_files && packed_->has_files) {
       ZP_ASSIGN_OR_RETURN(experts::ExpertSource files, OpenPackedFiles(*packed_));
       sources.push_back(std::move(files));
     }

@@ -6,9 +6,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 
 #include "base/status.h"
 #include "base/thread_pool.h"
@@ -34,23 +36,35 @@ struct HostModelOptions {
   int thread_count = 0;    // that load and pack; 0 = one per core
   int32_t rank_count = 1;  // each rank has a window of its own
   // Memory for experts, windows included; hosts that share experts must set it alike. Not set: all
-  // experts if the machine can spare the memory,
-  // else what it can spare.
+  // experts if the machine can spare the memory, else what it can spare.
   std::optional<int64_t> expert_memory_bytes = std::nullopt;
   int32_t window_slot_count = 2;  // layers in use or on their way
   // Hosts that share the experts, each with the same memory for them; this one is number `host`.
   int32_t host_count = 1;
   int32_t host = 0;
   int32_t redundancy = 0;  // copies of each expert that the hosts must hold; 0: files may do
+  // fabric::MemoryServer::advertisement() of hosts that can be read while this one loads: experts
+  // that they keep too come from them or from the files, whichever delivers.
+  std::map<int32_t, std::string> peers = {};
   // Whether ranks read from the packed files what other hosts keep. Off in benchmarks of the links.
   bool streams_from_files = true;
 };
 
+// What the machine could give to experts now.
+int64_t SpareMemoryBytes();
+
+// What hosts that share the experts of a model must have alike, as text: config.json, layout, every
+// expert's checksum, the activations' type. (Not the other weights: of those each host has its
+// own.) Errors: as Load.
+absl::StatusOr<std::string> SharedFingerprint(const checkpoint::Checkpoint& checkpoint,
+                                              const HostModelOptions& options);
+
 class HostModel {
  public:
   // Reads each tensor once and packs it; experts of a packed checkpoint are read as they lie, those
-  // that this host keeps. ResourceExhausted if the experts do not fit and the
-  // checkpoint is not packed, or if not even the windows fit.
+  // that this host keeps. ResourceExhausted if the experts do not fit and the checkpoint is not
+  // packed, or if not even the windows fit; FailedPrecondition if several hosts are to share a
+  // checkpoint that is not packed.
   static absl::StatusOr<std::shared_ptr<const HostModel>> Load(
       const checkpoint::Checkpoint& checkpoint, const HostModelOptions& options);
 

@@ -90,6 +90,9 @@ absl::Status LocalEngine::ConnectHost(int32_t host, const std::string& advertise
   if (!advertisement.empty()) {
     ZP_ASSIGN_OR_RETURN(bytes, fabric::OpenPeerSource(advertisement));
   }
+  if (source_names_.empty()) {
+    return absl::OkStatus();  // nothing is gathered
+  }
   experts_->ReplaceSource(host_model_->SourceOf(host), std::move(bytes));
   return absl::OkStatus();
 }

@@ -5,9 +5,11 @@
 #include <netdb.h>
 #include <netinet/in.h>
 
+#include <cerrno>
 #include <cstring>
 #include <memory>
 
+#include "fabric/descriptor.h"
 #include "fmt/format.h"
 
 namespace zp::fabric {
@@ -59,6 +61,26 @@ absl::StatusOr<std::string> HostOfInterface(const std::string& address_or_interf
   }
   return absl::InvalidArgumentError(fmt::format(
       "\"{}\" is neither a numeric address nor an interface with one", address_or_interface));
+}
+
+absl::StatusOr<std::string> OwnHostTowards(const std::string& host) {
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_DGRAM;  // to connect one chooses a route and no more
+  addrinfo* found = nullptr;
+  constexpr const char* kAnyPort = "9";
+  if (const int error = getaddrinfo(host.c_str(), kAnyPort, &hints, &found); error != 0) {
+    return absl::NotFoundError(fmt::format("host '{}': {}", host, gai_strerror(error)));
+  }
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, freeaddrinfo);
+  const Descriptor route(socket(found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_storage own = {};
+  socklen_t size_bytes = sizeof(own);
+  if (!route.is_open() || connect(route.number(), found->ai_addr, found->ai_addrlen) != 0 ||
+      getsockname(route.number(), reinterpret_cast<sockaddr*>(&own), &size_bytes) != 0) {
+    return absl::UnavailableError(
+        fmt::format("host '{}' cannot be reached: {}", host, std::strerror(errno)));
+  }
+  return HostOf(reinterpret_cast<const sockaddr*>(&own), size_bytes);
 }
 
 uint16_t PortOf(int socket) {

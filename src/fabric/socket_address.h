@@ -25,6 +25,10 @@ struct SocketAddress {
 // Errors: InvalidArgument for what is neither, and for 0.0.0.0 and ::, which no peer can dial.
 absl::StatusOr<std::string> HostOfInterface(const std::string& address_or_interface);
 
+// This machine's address on the way to `host`, a name or an address. Nothing is sent.
+// Errors: NotFound for a name that nobody knows, Unavailable where no route leads.
+absl::StatusOr<std::string> OwnHostTowards(const std::string& host);
+
 // The port that the socket got.
 uint16_t PortOf(int socket);
 
