@@ -23,9 +23,12 @@ class Server:
         status, answer = server.post("/v1/classify", {...})
     """
 
-    def __init__(self, model=MODEL, flags=()):
+    def __init__(self, model=MODEL, flags=(), role="serve", prefix=(), host="127.0.0.1"):
+        """`prefix` stands before the command, as `ip netns exec` does."""
+        self.host = host
+        command = [BINARY, role, "--model", str(model), "--host", host, "--port", "0", *flags]
         self.process = subprocess.Popen(
-            [BINARY, "serve", "--model", str(model), "--port", "0", *flags],
+            [*prefix, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -59,7 +62,7 @@ class Server:
         return code
 
     def connect(self):
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
+        return http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT_SECONDS)
 
     def request(self, method, path, body=None):
         """Status and body, as bytes."""
@@ -74,10 +77,10 @@ class Server:
         return status, json.loads(answer)
 
 
-def fails_to_start(model):
+def fails_to_start(model, flags=(), role="serve"):
     """Exit code and standard error of a server that should not come up on `model`."""
     result = subprocess.run(
-        [BINARY, "serve", "--model", str(model), "--port", "0"],
+        [BINARY, role, "--model", str(model), "--port", "0", *flags],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_SECONDS,

@@ -95,8 +95,66 @@ void AddLocalModelFlags(CLI::App& command, LocalModelOptions& options) {
       ->capture_default_str();
 }
 
-absl::Status LocalModel::StartRanks(const LocalModelOptions& options,
-                                    const std::shared_ptr<const engine::HostModel>& host_model) {
+absl::StatusOr<std::shared_ptr<const engine::HostModel>> LocalModel::LoadHostModel(
+    const LocalModelOptions& options) {
+  engine::HostModelOptions host_options = {.thread_count = options.threads,
+                                           .rank_count = options.rank_count,
+                                           .window_slot_count = options.window_slot_count};
+  ZP_ASSIGN_OR_RETURN(host_options.activation_dtype, ParseDType(options.dtype));
+  if (!options.expert_memory.empty()) {
+    const absl::StatusOr<int64_t> bytes = base::ParseBytes(options.expert_memory);
+    if (!bytes.ok()) {
+      return absl::InvalidArgumentError(
+          fmt::format("--expert-memory: {}", base::MessageOf(bytes.status())));
+    }
+    host_options.expert_memory_bytes = *bytes;
+  }
+  ZP_ASSIGN_OR_RETURN(const std::unique_ptr<checkpoint::Checkpoint> checkpoint,
+                      checkpoint::Checkpoint::Open(options.directory));
+  if (options.cluster.is_in_use()) {
+    ZP_RETURN_IF_ERROR(TakeSeat(options, *checkpoint, host_options));
+  }
+  return engine::HostModel::Load(*checkpoint, host_options);
+}
+
+// Founds the cluster with this host's numbers, or joins it and takes over its own.
+absl::Status LocalModel::TakeSeat(const LocalModelOptions& options,
+                                  const checkpoint::Checkpoint& checkpoint,
+                                  engine::HostModelOptions& host_options) {
+  const bool is_founder = options.cluster.coordinator.empty();
+  if (is_founder && !host_options.expert_memory_bytes.has_value()) {
+    return absl::InvalidArgumentError(
+        "--hosts needs --expert-memory: what each of the hosts gives to experts");
+  }
+  ZP_ASSIGN_OR_RETURN(std::string fingerprint, engine::SharedFingerprint(checkpoint, host_options));
+  ZP_ASSIGN_OR_RETURN(
+      seat_,
+      ClusterSeat::Take(options.cluster,
+                        {.model_fingerprint = std::move(fingerprint),
+                         .expert_memory_bytes =
+                             host_options.expert_memory_bytes.value_or(engine::SpareMemoryBytes()),
+                         .rank_count = options.rank_count,
+                         .window_slot_count = options.window_slot_count}));
+  const cluster::PlacementInputs& placement = seat_->placement();
+  host_options.rank_count = placement.rank_count;
+  host_options.expert_memory_bytes = static_cast<int64_t>(placement.expert_memory_bytes);
+  host_options.window_slot_count = placement.window_slot_count;
+  host_options.host_count = placement.host_slots;
+  host_options.host = seat_->host();
+  host_options.redundancy = placement.redundancy;
+  host_options.peers = seat_->peers();
+  return absl::OkStatus();
+}
+
+absl::Status LocalModel::OpenSeat() {
+  std::vector<engine::Engine*> engines;
+  for (const std::unique_ptr<engine::Engine>& engine : engines_) {
+    engines.push_back(engine.get());
+  }
+  return seat_->Open(host_model_->kept_bytes(), std::move(engines));
+}
+
+absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
   if (!options.trace_path.empty()) {
     trace_path_ = options.trace_path;
     trace_ = std::make_unique<base::Trace>();
@@ -107,7 +165,7 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options,
     const std::vector<int>& cpus = cpus_of_rank[rank];
     ZP_ASSIGN_OR_RETURN(
         engines_.emplace_back(),
-        engine::Engine::Create(host_model,
+        engine::Engine::Create(host_model_,
                                {.rank = rank,
                                 .thread_count = static_cast<int>(cpus.size()),
                                 .cpus = options.rank_count > 1 ? cpus : std::vector<int>{},
@@ -127,6 +185,7 @@ LocalModel::~LocalModel() {
   service_.reset();
   rank_group_.reset();
   schedulers_.clear();
+  seat_.reset();
   engines_.clear();
   if (trace_ != nullptr) {
     if (const absl::Status status = trace_->Write(trace_path_); !status.ok()) {
@@ -137,28 +196,13 @@ LocalModel::~LocalModel() {
 
 absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(const LocalModelOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  ZP_ASSIGN_OR_RETURN(const spec::DType dtype, ParseDType(options.dtype));
   auto model = std::unique_ptr<LocalModel>(new LocalModel());
   ZP_ASSIGN_OR_RETURN(model->tokenizer_,
                       text::Tokenizer::Load(options.directory + "/tokenizer.json"));
-  {
-    ZP_ASSIGN_OR_RETURN(const std::unique_ptr<checkpoint::Checkpoint> checkpoint,
-                        checkpoint::Checkpoint::Open(options.directory));
-    engine::HostModelOptions host_options = {.activation_dtype = dtype,
-                                             .thread_count = options.threads,
-                                             .rank_count = options.rank_count,
-                                             .window_slot_count = options.window_slot_count};
-    if (!options.expert_memory.empty()) {
-      const absl::StatusOr<int64_t> bytes = base::ParseBytes(options.expert_memory);
-      if (!bytes.ok()) {
-        return absl::InvalidArgumentError(
-            fmt::format("--expert-memory: {}", base::MessageOf(bytes.status())));
-      }
-      host_options.expert_memory_bytes = *bytes;
-    }
-    ZP_ASSIGN_OR_RETURN(std::shared_ptr<const engine::HostModel> host_model,
-                        engine::HostModel::Load(*checkpoint, host_options));
-    ZP_RETURN_IF_ERROR(model->StartRanks(options, host_model));
+  ZP_ASSIGN_OR_RETURN(model->host_model_, model->LoadHostModel(options));
+  ZP_RETURN_IF_ERROR(model->StartRanks(options));
+  if (model->seat_ != nullptr) {
+    ZP_RETURN_IF_ERROR(model->OpenSeat());
   }
   const spec::ModelSpec& spec = model->engine().spec();
   ZP_ASSIGN_OR_RETURN(

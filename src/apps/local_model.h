@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "apps/cluster_seat.h"
 #include "base/status.h"
 #include "base/trace.h"
+#include "checkpoint/checkpoint.h"
 #include "engine/engine.h"
 #include "engine/host_model.h"
 #include "gateway/served_model.h"
@@ -27,6 +29,7 @@ struct LocalModelOptions {
   std::string expert_memory;  // "4GiB"; empty: what the machine can spare
   int32_t window_slot_count = engine::HostModelOptions{}.window_slot_count;
   std::string trace_path;  // empty: no trace
+  ClusterOptions cluster;  // of hosts that share the experts
   scheduler::SchedulerOptions scheduler;
 };
 
@@ -46,14 +49,21 @@ class LocalModel {
   const engine::Engine& engine() const { return *engines_.front(); }
 
  private:
-  absl::Status StartRanks(const LocalModelOptions& options,
-                          const std::shared_ptr<const engine::HostModel>& host_model);
+  absl::StatusOr<std::shared_ptr<const engine::HostModel>> LoadHostModel(
+      const LocalModelOptions& options);
+  absl::Status TakeSeat(const LocalModelOptions& options,
+                        const checkpoint::Checkpoint& checkpoint,
+                        engine::HostModelOptions& host_options);
+  absl::Status StartRanks(const LocalModelOptions& options);
+  absl::Status OpenSeat();
 
   std::string trace_path_;
   // In the order of who uses whom: the last is destroyed first.
   std::unique_ptr<text::Tokenizer> tokenizer_;
   std::unique_ptr<base::Trace> trace_;
+  std::shared_ptr<const engine::HostModel> host_model_;
   std::vector<std::unique_ptr<engine::Engine>> engines_;  // [rank]
+  std::unique_ptr<ClusterSeat> seat_;                     // null: this host is alone
   std::unique_ptr<gateway::ServedModel> served_model_;
   std::vector<std::unique_ptr<scheduler::Scheduler>> schedulers_;  // [rank]
   std::unique_ptr<scheduler::RankGroup> rank_group_;

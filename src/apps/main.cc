@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
   zp::apps::AddScoreCommand(app);
   zp::apps::AddServeCommand(app);
   zp::apps::AddSynthCommand(app);
+  zp::apps::AddWorkerCommand(app);
   CLI11_PARSE(app, argc, argv);
   return 0;
 }

@@ -101,35 +101,50 @@ absl::Status Serve(const ServeOptions& options) {
   return absl::OkStatus();
 }
 
+// What both roles of a serving process have.
+void AddServingFlags(CLI::App& command, ServeOptions& options) {
+  AddLocalModelFlags(command, options.model);
+  command.add_option("--host", options.http.host, "Address to listen on")->capture_default_str();
+  command.add_option("--port", options.http.port, "0 picks a free one")->capture_default_str();
+  command
+      .add_option("--max-queue-tokens",
+                  options.model.scheduler.max_queue_tokens,
+                  "Tokens that may wait; beyond, requests get 429")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_option("--max-connections", options.http.max_connections, "Beyond, clients get 503")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_option("--max-body-bytes", options.http.max_body_bytes, "Beyond, requests get 413")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--drain-seconds",
+                  options.drain_seconds,
+                  "After SIGTERM, how long requests in flight may take")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  command.add_option("--log-level", options.log_level, "trace, debug, info, warn or error")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
+      ->capture_default_str();
+}
+
 }  // namespace
 
 void AddServeCommand(CLI::App& app) {
   auto options = std::make_shared<ServeOptions>();
   CLI::App* command = app.add_subcommand("serve", "Answer requests over HTTP");
-  AddLocalModelFlags(*command, options->model);
-  command->add_option("--host", options->http.host, "Address to listen on")->capture_default_str();
-  command->add_option("--port", options->http.port, "0 picks a free one")->capture_default_str();
-  command
-      ->add_option("--max-queue-tokens",
-                   options->model.scheduler.max_queue_tokens,
-                   "Tokens that may wait; beyond, requests get 429")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--max-connections", options->http.max_connections, "Beyond, clients get 503")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--max-body-bytes", options->http.max_body_bytes, "Beyond, requests get 413")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command
-      ->add_option("--drain-seconds",
-                   options->drain_seconds,
-                   "After SIGTERM, how long requests in flight may take")
-      ->check(CLI::Range(0.0, 86400.0))
-      ->capture_default_str();
-  command->add_option("--log-level", options->log_level, "trace, debug, info, warn or error")
-      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
-      ->capture_default_str();
+  AddServingFlags(*command, *options);
+  AddFounderFlags(*command, options->model.cluster);
+  command->callback([options] { ExitOnError(Serve(*options)); });
+}
+
+void AddWorkerCommand(CLI::App& app) {
+  auto options = std::make_shared<ServeOptions>();
+  CLI::App* command = app.add_subcommand(
+      "worker", "Answer requests over HTTP as one of the hosts that share a model's experts");
+  AddServingFlags(*command, *options);
+  AddWorkerFlags(*command, options->model.cluster);
   command->callback([options] { ExitOnError(Serve(*options)); });
 }
 

@@ -1,4 +1,5 @@
-// `zeroprefill serve`: a model behind HTTP until it is told to end.
+// `zeroprefill serve`: a model behind HTTP until it is told to end; with --hosts it shares the
+// experts with other hosts. `zeroprefill worker`: one of those other hosts, which answers as well.
 #pragma once
 
 #include "CLI/CLI.hpp"
@@ -6,5 +7,6 @@
 namespace zp::apps {
 
 void AddServeCommand(CLI::App& app);
+void AddWorkerCommand(CLI::App& app);
 
 }  // namespace zp::apps

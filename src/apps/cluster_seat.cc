@@ -1,0 +1,225 @@
+#include "apps/cluster_seat.h"
+
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "base/logging.h"
+#include "cluster/host_address.h"
+#include "fabric/socket_address.h"
+#include "fmt/format.h"
+
+namespace zp::apps {
+namespace {
+
+constexpr const char* kJoinTokenVariable = "ZEROPREFILL_JOIN_TOKEN";
+
+void AddCommonFlags(CLI::App& command, ClusterOptions& options) {
+  command.add_option("--join-token-file",
+                     options.join_token_file,
+                     "The secret that a host shows to join, 16 bytes at least; else the "
+                     "environment's ZEROPREFILL_JOIN_TOKEN");
+  command
+      .add_option("--weight-address",
+                  options.weight_address,
+                  "Address or interface on which other hosts read this one's experts")
+      ->type_name("ADDRESS");
+  command.add_option("--weight-port", options.weight_port, "0 picks a free one")
+      ->capture_default_str();
+  command.add_option("--weight-transport", options.weight_transport, "tcp or ucx")
+      ->check(CLI::IsMember({"tcp", "ucx"}))
+      ->capture_default_str();
+  command.add_flag("--cluster-plaintext",
+                   options.allow_plaintext,
+                   "Let the control plane do without TLS on public addresses too");
+}
+
+absl::StatusOr<std::string> ReadJoinToken(const ClusterOptions& options) {
+  if (options.join_token_file.empty()) {
+    const char* token = std::getenv(kJoinTokenVariable);
+    if (token == nullptr) {
+      return absl::InvalidArgumentError(fmt::format(
+          "hosts that share experts need a secret: --join-token-file FILE (`openssl rand -hex 16` "
+          "makes one) or {} in the environment",
+          kJoinTokenVariable));
+    }
+    return token;
+  }
+  std::ifstream file(options.join_token_file, std::ios::binary);
+  if (!file) {
+    return absl::InvalidArgumentError(
+        fmt::format("--join-token-file {}: cannot be read", options.join_token_file));
+  }
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  return std::string(absl::StripAsciiWhitespace(text));
+}
+
+}  // namespace
+
+void AddFounderFlags(CLI::App& command, ClusterOptions& options) {
+  command
+      .add_option("--hosts",
+                  options.host_count,
+                  "Hosts that share the experts, this one included; each gives --expert-memory. "
+                  "The others join with `zeroprefill worker`")
+      ->check(CLI::Range(1, cluster::kMaxHostSlots))
+      ->capture_default_str();
+  command
+      .add_option("--redundancy",
+                  options.redundancy,
+                  "Copies of each expert that the hosts' memory must hold; 0: files may do")
+      ->check(CLI::Range(0, cluster::kMaxHostSlots))
+      ->capture_default_str();
+  command.add_option("--cluster-address", options.address, "Where hosts join: a numeric address")
+      ->capture_default_str();
+  command.add_option("--cluster-port", options.port, "0 picks a free one")->capture_default_str();
+  command.add_option("--cluster-cert", options.tls_certificate_file, "PEM; TLS where hosts join");
+  command.add_option("--cluster-key", options.tls_key_file, "PEM, of --cluster-cert");
+  AddCommonFlags(command, options);
+}
+
+void AddWorkerFlags(CLI::App& command, ClusterOptions& options) {
+  command
+      .add_option("--join", options.coordinator, "The `serve --hosts` that says where hosts join")
+      ->type_name("HOST:PORT")
+      ->required();
+  command.add_option("--cluster-roots",
+                     options.tls_root_certificates_file,
+                     "PEM; root certificates for TLS to --join");
+  AddCommonFlags(command, options);
+}
+
+absl::StatusOr<std::unique_ptr<ClusterSeat>> ClusterSeat::Take(const ClusterOptions& options,
+                                                               const Share& share) {
+  ZP_ASSIGN_OR_RETURN(const std::string join_token, ReadJoinToken(options));
+  std::unique_ptr<ClusterSeat> seat(new ClusterSeat(options));
+  ZP_RETURN_IF_ERROR(options.coordinator.empty() ? seat->Found(join_token, share)
+                                                 : seat->Join(join_token, share));
+  return seat;
+}
+
+ClusterSeat::~ClusterSeat() = default;
+
+absl::Status ClusterSeat::Found(const std::string& join_token, const Share& share) {
+  placement_ = {.host_slots = options_.host_count,
+                .expert_memory_bytes = static_cast<uint64_t>(share.expert_memory_bytes),
+                .rank_count = share.rank_count,
+                .window_slot_count = share.window_slot_count,
+                .redundancy = options_.redundancy};
+  weight_address_ = options_.weight_address.empty() ? options_.address : options_.weight_address;
+  ZP_ASSIGN_OR_RETURN(coordinator_,
+                      cluster::Coordinator::Start(
+                          {.address = options_.address,
+                           .port = options_.port,
+                           .join_token = join_token,
+                           .tls_certificate_file = options_.tls_certificate_file,
+                           .tls_key_file = options_.tls_key_file,
+                           .allow_plaintext = options_.allow_plaintext,
+                           .model_fingerprint = share.model_fingerprint,
+                           .placement = placement_},
+                          [this](const cluster::Membership& membership) { OnChange(membership); }));
+  base::log::info("cluster: {} hosts join at {}:{}",
+                  options_.host_count - 1,
+                  options_.address,
+                  coordinator_->port());
+  return absl::OkStatus();
+}
+
+absl::Status ClusterSeat::Join(const std::string& join_token, const Share& share) {
+  ZP_ASSIGN_OR_RETURN(member_,
+                      cluster::Member::Join(
+                          {.coordinator = options_.coordinator,
+                           .join_token = join_token,
+                           .tls_root_certificates_file = options_.tls_root_certificates_file,
+                           .allow_plaintext = options_.allow_plaintext,
+                           .model_fingerprint = share.model_fingerprint,
+                           .expert_memory_bytes = static_cast<uint64_t>(share.expert_memory_bytes),
+                           .rank_count = share.rank_count},
+                          [this](const cluster::Membership& membership) { OnChange(membership); }));
+  weight_address_ = options_.weight_address;
+  if (weight_address_.empty()) {
+    ZP_ASSIGN_OR_RETURN(weight_address_,
+                        fabric::OwnHostTowards(cluster::HostOf(options_.coordinator)));
+  }
+  host_ = member_->slot();
+  placement_ = member_->placement();
+  base::log::info("cluster: host {} of {}", host_, placement_.host_slots);
+  return absl::OkStatus();
+}
+
+std::map<int32_t, std::string> ClusterSeat::peers() const {
+  const cluster::Membership membership =
+      member_ != nullptr ? member_->membership() : coordinator_->membership();
+  std::map<int32_t, std::string> peers;
+  for (const cluster::MemberHost& host : membership.hosts) {
+    if (host.slot != host_) {
+      peers[host.slot] = host.advertisement;
+    }
+  }
+  return peers;
+}
+
+absl::Status ClusterSeat::Open(std::span<const std::byte> kept_bytes,
+                               std::vector<engine::Engine*> engines) {
+  const fabric::MemoryRegion region{.object = 0, .bytes = kept_bytes};
+  ZP_ASSIGN_OR_RETURN(server_,
+                      fabric::ServeMemory(std::span(&region, 1),
+                                          {.address = weight_address_,
+                                           .port = options_.weight_port,
+                                           .transport = options_.weight_transport == "ucx"
+                                                            ? fabric::PeerTransport::kUcx
+                                                            : fabric::PeerTransport::kTcp}));
+  {
+    const std::lock_guard lock(mutex_);
+    engines_ = std::move(engines);
+    ConnectPeers();
+  }
+  return member_ != nullptr ? member_->Publish(server_->advertisement())
+                            : coordinator_->SetSelf(server_->advertisement());
+}
+
+void ClusterSeat::OnChange(const cluster::Membership& membership) {
+  const std::lock_guard lock(mutex_);
+  membership_ = membership;
+  hosts_gauge_.Set(static_cast<double>(membership.hosts.size()));
+  epoch_gauge_.Set(static_cast<double>(membership.epoch));
+  ConnectPeers();
+}
+
+// REQUIRES: the lock. The engines read from the hosts of membership_ and from no others.
+void ClusterSeat::ConnectPeers() {
+  if (engines_.empty()) {
+    return;
+  }
+  std::map<int32_t, std::string> wanted;
+  for (const cluster::MemberHost& host : membership_.hosts) {
+    if (host.slot != host_) {
+      wanted[host.slot] = host.advertisement;
+    }
+  }
+  for (int32_t host = 0; host < placement_.host_slots; ++host) {
+    if (host != host_) {
+      ConnectPeer(host, wanted[host]);
+    }
+  }
+}
+
+void ClusterSeat::ConnectPeer(int32_t host, const std::string& advertisement) {
+  std::string& connected = connected_[host];
+  if (connected == advertisement) {
+    return;
+  }
+  connected = advertisement;
+  base::log::info(
+      "cluster: host {} {}", host, advertisement.empty() ? "is gone" : "can be read from");
+  for (engine::Engine* engine : engines_) {
+    if (const absl::Status status = engine->ConnectHost(host, advertisement); !status.ok()) {
+      base::log::warn("cluster: host {} cannot be read from: {}", host, base::MessageOf(status));
+    }
+  }
+}
+
+}  // namespace zp::apps
