@@ -69,7 +69,9 @@ def wait_until(condition, what):
         time.sleep(0.05)
 
 
-class ClusterTest(unittest.TestCase):
+class ClusterCase(unittest.TestCase):
+    """A packed model, and processes that share it; they end with the test."""
+
     @classmethod
     def setUpClass(cls):
         cls.root = tempfile.TemporaryDirectory()
@@ -100,12 +102,17 @@ class ClusterTest(unittest.TestCase):
                 server.process.kill()
             server.wait()
 
-    def start(self, model, role, flags):
+    def start(self, model, role, flags, **place):
         flags = ["--join-token-file", str(self.token_file), *flags]
-        server = Server(model, flags=flags, role=role)
+        server = Server(model, flags=flags, role=role, **place)
         self.servers.append(server)
         return server
 
+    def assert_answers(self, server):
+        self.assertEqual(scores(server, self.inputs), self.expected)
+
+
+class ClusterTest(ClusterCase):
     def found(self, model=None, memory=None, flags=()):
         memory = str(memory or self.half)
         flags = ["--hosts", "2", "--cluster-port", str(self.port), "--expert-memory", memory, *flags]
@@ -125,9 +132,6 @@ class ClusterTest(unittest.TestCase):
         shutil.copytree(self.packed, copy)
         self.addCleanup(shutil.rmtree, copy)
         return copy
-
-    def assert_answers(self, server):
-        self.assertEqual(scores(server, self.inputs), self.expected)
 
     def test_hosts_answer_as_one_process_does(self):
         founder, worker = self.cluster()

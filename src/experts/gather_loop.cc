@@ -125,6 +125,7 @@ bool GatherLoop::Turn(Clock::time_point now) {
     AbandonIfStalled(static_cast<int32_t>(source), now);
   }
   for (size_t source = 0; source < sources_.size(); ++source) {
+    ForgetOldPace(static_cast<int32_t>(source), now);
     progress |= StartReads(static_cast<int32_t>(source), now);
   }
   for (const int32_t slot : slot_order_) {
@@ -135,11 +136,19 @@ bool GatherLoop::Turn(Clock::time_point now) {
 
 // --- Starting reads ---
 
+void GatherLoop::ForgetOldPace(int32_t source, Clock::time_point now) {
+  SourceState& state = states_[source];
+  if (state.reads_in_flight() == 0 && state.pace.is_known() &&
+      now - state.pace.last_sign() > options_.pace_lifetime) {
+    state.pace.Forget();
+    state.is_on_trial = true;
+  }
+}
+
 bool GatherLoop::StartReads(int32_t source, Clock::time_point now) {
   SourceState& state = states_[source];
   bool started = false;
-  // One that failed lately has to deliver a slice before it is trusted with more.
-  const size_t most_reads = state.failures > 0 ? 1 : state.reads.size();
+  const size_t most_reads = state.is_on_trial ? 1 : state.reads.size();
   while (state.reads_in_flight() < most_reads && now >= state.down_until) {
     const Choice choice = NextSlice(source, now);
     if (choice.slot == nullptr) {
@@ -268,6 +277,7 @@ void GatherLoop::OnArrived(int32_t source, const Read& read, Clock::time_point n
   Slot& slot = slots_[read.slot];
   Blob& blob = slot.blobs[read.blob];
   states_[source].failures = 0;
+  states_[source].is_on_trial = false;
   if (!slot.status.ok()) {
     return;
   }
@@ -404,6 +414,8 @@ void GatherLoop::TakeDown(int32_t source, Clock::time_point now) {
                   sources_[source].bytes->name(),
                   delay.count());
   state.down_until = now + delay;
+  state.pace.Forget();  // of a time when it was there
+  state.is_on_trial = true;
   ForgetOnlySource(source);
 }
 

@@ -4,8 +4,9 @@
 // A source takes the next slice when it has room, so the faster one takes more. A slow one takes a
 // slice only if it will have delivered it before the faster ones are through with everything. A
 // source that fails or gives no sign of life for a while is abandoned, and its slices go to the
-// others; it is tried again later, with one slice first. A blob whose checksum is wrong is read
-// again, whole, from one source after the other.
+// others; it is tried again later, with one slice first. So is one that was too slow to be given
+// anything for a while: it may be faster now. A blob whose checksum is wrong is read again, whole,
+// from one source after the other.
 //
 // Separate from the thread (expert_gatherer.h) so that time and sources can be played in tests.
 //
@@ -32,6 +33,8 @@ struct GatherLoopOptions {
   std::chrono::milliseconds stall_timeout{2000};
   std::chrono::milliseconds retry_delay{1000};  // after a source failed; doubles with each failure
   std::chrono::milliseconds give_up_timeout{30'000};
+  // After so long without a read nobody knows how fast a source is.
+  std::chrono::milliseconds pace_lifetime{20'000};
 };
 
 // `options` with slices so large that a blob of `expert_bytes` is not cut into more than
@@ -118,8 +121,9 @@ class GatherLoop {
     std::vector<Read> reads;          // [max_reads_in_flight]
     std::vector<int32_t> free_reads;  // places in `reads`
     Clock::time_point down_until = {};
-    int32_t failures = 0;  // since it last delivered
-    bool is_slow = false;  // said so in the log
+    int32_t failures = 0;      // since it last delivered
+    bool is_on_trial = false;  // has to deliver a slice before it is trusted with more
+    bool is_slow = false;      // said so in the log
     size_t reads_in_flight() const { return reads.size() - free_reads.size(); }
   };
   struct Choice {
@@ -129,6 +133,7 @@ class GatherLoop {
   };
 
   void ResetState(int32_t source);
+  void ForgetOldPace(int32_t source, Clock::time_point now);
   bool StartReads(int32_t source, Clock::time_point now);
   Choice NextSlice(int32_t source, Clock::time_point now);
   int32_t source_count() const { return static_cast<int32_t>(sources_.size()); }

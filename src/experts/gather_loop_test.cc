@@ -131,6 +131,62 @@ TEST_F(GatherLoopTest, ASourceThatStopsIsReplaced) {
   EXPECT_GT(loop.bytes_by_source(0)[0], 0);
 }
 
+// The time it was gone must not count as the time it takes, or it would be too slow for ever.
+TEST_F(GatherLoopTest, ASourceThatComesBackIsUsedThoughTheOtherIsEnough) {
+  std::vector<ExpertSource> sources;
+  sources.push_back(MakeFakeSource(SourceKind::kPeer, "peer", blobs_, fast_));
+  sources.push_back(MakeFakeSource(SourceKind::kFile, "file", blobs_, file_));
+  GatherLoop loop = MakeLoop(std::move(sources));
+  Begin(loop, 0);
+  ASSERT_EQ(Finish(loop), absl::OkStatus());
+  fast_.stopped = true;
+  Begin(loop, 1);
+  ASSERT_EQ(Finish(loop), absl::OkStatus());
+  EXPECT_EQ(fast_.abandoned, 1);
+  fast_.stopped = false;
+  int64_t bytes = 0;
+  for (int layer = 0; layer < 100; ++layer) {
+    Begin(loop, layer % 3);
+    ASSERT_EQ(Finish(loop), absl::OkStatus());
+    bytes += loop.bytes_by_source(0)[0];
+    now_ += milliseconds(50);
+  }
+  EXPECT_GT(bytes, 20 * 6 * static_cast<int64_t>(kBlob));
+}
+
+TEST_F(GatherLoopTest, ASourceThatWasSlowIsTriedAgainWithOneSlice) {
+  std::vector<ExpertSource> sources;
+  sources.push_back(MakeFakeSource(SourceKind::kPeer, "fast", blobs_, fast_));
+  sources.push_back(MakeFakeSource(SourceKind::kPeer, "slow", blobs_, slow_));
+  GatherLoop loop = MakeLoop(std::move(sources));
+  const auto bytes_of_slow = [&](int layers) {
+    int64_t bytes = 0;
+    for (int layer = 0; layer < layers; ++layer) {
+      Begin(loop, layer % 3);
+      EXPECT_EQ(Finish(loop), absl::OkStatus());
+      bytes += loop.bytes_by_source(0)[1];
+    }
+    return bytes;
+  };
+  // One slow answer, and nothing more for it.
+  slow_.stopped = true;
+  Begin(loop, 0);
+  for (int turn = 0; turn < 1000; ++turn) {
+    loop.Turn(now_);
+    now_ += milliseconds(1);
+  }
+  slow_.stopped = false;
+  ASSERT_EQ(Finish(loop), absl::OkStatus());
+  EXPECT_EQ(bytes_of_slow(100), 0);
+  now_ += milliseconds(30'000);
+  const int64_t started = slow_.started;
+  Begin(loop, 0);
+  loop.Turn(now_);
+  EXPECT_EQ(slow_.started, started + 1);
+  ASSERT_EQ(Finish(loop), absl::OkStatus());
+  EXPECT_GT(bytes_of_slow(100), 20 * 6 * static_cast<int64_t>(kBlob));
+}
+
 TEST_F(GatherLoopTest, ALostPeerThatAloneHasAnExpertIsAskedAgainUntilItIsBack) {
   std::vector<ExpertSource> sources;
   sources.push_back(MakeFakeSource(SourceKind::kPeer, "peer", blobs_, fast_));

@@ -21,11 +21,13 @@ class SourcePace {
     in_flight_bytes_ += bytes;
   }
 
-  // A read has ended; `bytes_moved` is 0 if it failed.
+  // A read has ended; `bytes_moved` is 0 if it failed, and the time it took says nothing then.
   void OnDone(int64_t bytes, int64_t bytes_moved, Clock::time_point now) {
     in_flight_bytes_ -= bytes;
-    moved_bytes_ += static_cast<double>(bytes_moved);
-    busy_seconds_ += std::chrono::duration<double>(now - busy_since_).count();
+    if (bytes_moved > 0) {
+      moved_bytes_ += static_cast<double>(bytes_moved);
+      busy_seconds_ += std::chrono::duration<double>(now - busy_since_).count();
+    }
     busy_since_ = now;
     last_sign_ = now;
     if (busy_seconds_ > kMemorySeconds) {  // what is long past counts less and less
@@ -33,6 +35,13 @@ class SourcePace {
       busy_seconds_ /= 2;
     }
   }
+
+  // What was measured holds no longer.
+  void Forget() {
+    moved_bytes_ = 0;
+    busy_seconds_ = 0;
+  }
+  bool is_known() const { return busy_seconds_ > 0; }
 
   int64_t in_flight_bytes() const { return in_flight_bytes_; }
 
