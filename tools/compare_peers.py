@@ -9,6 +9,10 @@ over the rounds), the ratio ours/peer, and the share of the bf16 peak that each 
     tools/compare_peers.py --ours build/release/zeroprefill \\
         'llama.cpp=llama-bench -m qwen3-30b-a3b-4l.gguf -t 2 -p 2048 -n 0 -b 2048 -ub 2048 -r 1'
 
+A model larger than memory is compared with `--ours-bench stream`: our experts stream from files,
+the peer maps its file (tools/make_random_gguf.py writes one). Several prompts then share a pass of
+ours (`--pass-tokens`); a peer gets as many with its own batch sizes.
+
 Every engine's share is its tokens/s times the floating-point operations per token of our own
 line, over the bf16 peak that our own line measured. The count is the same for all, since
 llama.cpp and its forks, too, compute logits for the last token only and drop the other tokens
@@ -69,14 +73,17 @@ def parse_single_record(name, text, fields):
 
 
 class Ours:
-    """Our engine, run as `zeroprefill bench forward --json`."""
+    """Our engine, run as `zeroprefill bench forward --json`, or `bench stream`."""
 
     name = "zeroprefill"
 
     def __init__(self, options):
-        self.command = [options.ours, "bench", "forward", "--shape", options.shape]
-        self.command += ["--layers", str(options.layers), "--tokens", str(options.tokens)]
+        self.command = [options.ours, "bench", options.ours_bench, "--shape", options.shape]
+        self.command += ["--layers", str(options.layers)]
+        self.command += ["--tokens", str(options.pass_tokens or options.tokens)]
         self.command += ["--prompt-tokens", str(options.tokens), "--json"]
+        if options.ours_bench == "stream":
+            self.command += ["--rounds", "1", "--resident-layers", "2"]
         self.command += shlex.split(options.ours_args)
 
     def read_speed(self, stdout):
@@ -96,13 +103,13 @@ class Peer:
             raise RunError(f"peer '{text}': expected name=llama-bench command line")
         if not {"-o", "--output"} & set(self.command):
             self.command += ["-o", "json"]
-        self.tokens = options.tokens
+        self.allowed = {options.tokens, options.pass_tokens or options.tokens}
 
     def read_speed(self, stdout):
         """Returns tokens/s, the median over the repetitions of this run, and the whole record."""
         record = parse_single_record(self.name, stdout, ("samples_ts", "n_prompt", "n_gen"))
-        if (record["n_prompt"], record["n_gen"]) != (self.tokens, 0):
-            raise RunError(f"{self.name}: ran another case; pass -p {self.tokens} -n 0")
+        if record["n_prompt"] not in self.allowed or record["n_gen"] != 0:
+            raise RunError(f"{self.name}: ran another case; pass -n 0 -p one of {self.allowed}")
         return statistics.median(record["samples_ts"]), record
 
 
@@ -152,6 +159,7 @@ def summarize(results, options):
         "shape": options.shape,
         "layers": options.layers,
         "tokens": options.tokens,
+        "pass_tokens": options.pass_tokens or options.tokens,
         "rounds": options.rounds,
         "flops_per_token": flops_per_token,
         "peak_flops_per_s": peak_flops_per_s,
@@ -165,10 +173,16 @@ def parse_options(arguments):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ours", required=True, help="path of the zeroprefill binary")
+    parser.add_argument(
+        "--ours-bench", default="forward", choices=["forward", "stream"], help="our bench"
+    )
     parser.add_argument("--ours-args", default="", help="more arguments for our bench")
     parser.add_argument("--shape", default="qwen3-30b-a3b", help="model shape of our bench")
     parser.add_argument("--layers", type=int, default=4, help="layers of the cut model")
     parser.add_argument("--tokens", type=int, default=2048, help="tokens of the one prompt")
+    parser.add_argument(
+        "--pass-tokens", type=int, default=0, help="tokens of our pass; 0: one prompt alone"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="runs of each engine")
     parser.add_argument("--timeout-seconds", type=float, default=600, help="limit of one run")
     parser.add_argument("--wrapper", default="", help="command put before each run, e.g. numactl")

@@ -2,6 +2,7 @@
 
 #include "apps/bench_fabric.h"
 #include "apps/bench_forward.h"
+#include "apps/bench_ranks.h"
 #include "apps/bench_sharing.h"
 #include "apps/bench_stream.h"
 #include "apps/bench_tunnel.h"
@@ -14,6 +15,7 @@ void AddBenchCommand(CLI::App& app) {
   bench->require_subcommand(1);
   AddBenchFabricCommand(*bench);
   AddBenchForwardCommand(*bench);
+  AddBenchRanksCommand(*bench);
   AddBenchSharingCommand(*bench);
   AddBenchStreamCommand(*bench);
   AddBenchTunnelCommand(*bench);
