@@ -61,6 +61,7 @@ class StreamingTest : public testing::TestWithParam<StreamingCase> {
     ASSERT_TRUE(packed.ok()) << packed.status();
     expert_bytes_ =
         (*kernels)->expert_layout(spec_.model_dim, spec_.expert_dim, fp8_blocks()).bytes;
+    wide_expert_bytes_ = (*kernels)->expert_layout(spec_.model_dim, spec_.expert_dim).bytes;
   }
   void TearDown() override { fs::remove_all(root_); }
 
@@ -69,7 +70,10 @@ class StreamingTest : public testing::TestWithParam<StreamingCase> {
 
   // Experts of each layer that fit beside the windows.
   int64_t BudgetFor(int32_t kept, int32_t rank_count, int32_t slots) const {
-    return static_cast<int64_t>(expert_bytes_) *
+    return BudgetFor(expert_bytes_, kept, rank_count, slots);
+  }
+  int64_t BudgetFor(size_t expert_bytes, int32_t kept, int32_t rank_count, int32_t slots) const {
+    return static_cast<int64_t>(expert_bytes) *
            (6 * kept + int64_t{rank_count} * slots * (spec_.expert_count - kept));
   }
 
@@ -117,6 +121,7 @@ class StreamingTest : public testing::TestWithParam<StreamingCase> {
   const spec::ModelSpec spec_ = OddSpec({true, true, false, true, true, true, true});
   std::string root_;
   size_t expert_bytes_ = 0;
+  size_t wide_expert_bytes_ = 0;  // in memory, from a checkpoint that is not packed
 };
 
 TEST_P(StreamingTest, AnswersAreBitEqualFromAnyPlacement) {
@@ -297,9 +302,9 @@ TEST_P(StreamingTest, ACorruptShardFailsThePassAndNamesFileAndExpert) {
 TEST_P(StreamingTest, TooLittleMemoryIsSaidBeforeAnythingRuns) {
   const auto host = LoadPacked({.activation_dtype = dtype(), .expert_memory_bytes = 4096});
   EXPECT_EQ(host.status().code(), absl::StatusCode::kResourceExhausted);
-  const auto unpacked =
-      HostModel::Load(*CreateCheckpoint(),
-                      {.activation_dtype = dtype(), .expert_memory_bytes = BudgetFor(3, 1, 2)});
+  const auto unpacked = HostModel::Load(
+      *CreateCheckpoint(),
+      {.activation_dtype = dtype(), .expert_memory_bytes = BudgetFor(wide_expert_bytes_, 3, 1, 2)});
   EXPECT_EQ(unpacked.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(base::MessageOf(unpacked.status()), HasSubstr("zeroprefill pack"));
 }

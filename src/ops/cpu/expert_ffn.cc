@@ -15,8 +15,8 @@ constexpr int64_t kInnerBytes = int64_t{128} << 20;
 constexpr int64_t kTasksPerThread = 8;
 // Down strips: wide enough for a block of inner rows to be read from L2 most of the time.
 constexpr int64_t kStripColumns = 256;
-// In 8 bits: blocks of rows for which a weight is widened once. Widening 64 numbers takes about as
-// long as multiplying them by 4 rows, or with AMX by 16.
+// In 8 bits: blocks of rows for which a weight is widened once: enough for widening to be little
+// beside multiplying, few enough for the rows of one expert to be shared among threads.
 constexpr int64_t kFp8RowBlocks = 4;
 // In 8 bits: fewer ranges of tokens, since the down weights are widened for each.
 constexpr int64_t kDownTasksPerThread = kTasksPerThread / 2;
