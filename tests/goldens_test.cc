@@ -134,10 +134,8 @@ std::vector<RecordedPass> RecordPasses(const GoldenCase& golden, DType dtype) {
   ZP_CHECK(host_model.ok()) << base::MessageOf(host_model.status());
   const auto experts = (*host_model)->OpenExperts(/*rank=*/0, /*trace=*/nullptr);
   ZP_CHECK(experts.ok()) << base::MessageOf(experts.status());
-  model::GatheredMoe moe((*host_model)->spec().layer_is_moe,
-                         (*host_model)->weights().expert_layout(),
-                         **experts,
-                         kernels);
+  model::GatheredMoe moe(
+      (*host_model)->spec().layer_is_moe, (*host_model)->expert_layout(), **experts, kernels);
   model::ForwardPass pass((*host_model)->weights(), moe, kernels, 1024);
   std::vector<RecordedPass> passes;
   for (const GoldenSequence& sequence : golden.sequences) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -25,15 +26,25 @@ class RecordingKernels : public ops::Kernels {
   void Pack(ops::ConstMatrix weight, std::span<std::byte> packed) const override {
     kernels_->Pack(weight, packed);
   }
-  std::string layout_name() const override { return kernels_->layout_name(); }
-  ops::ExpertLayout expert_layout(int64_t model_dim, int64_t expert_dim) const override {
-    return kernels_->expert_layout(model_dim, expert_dim);
+  std::string layout_name(const std::optional<spec::Fp8Blocks>& fp8) const override {
+    return kernels_->layout_name(fp8);
+  }
+  ops::ExpertLayout expert_layout(int64_t model_dim,
+                                  int64_t expert_dim,
+                                  const std::optional<spec::Fp8Blocks>& fp8) const override {
+    return kernels_->expert_layout(model_dim, expert_dim, fp8);
   }
   void PackExpert(ops::ConstMatrix gate,
                   ops::ConstMatrix up,
                   ops::ConstMatrix down,
                   std::span<std::byte> blob) const override {
     kernels_->PackExpert(gate, up, down, blob);
+  }
+  void PackFp8Expert(const ops::Fp8Matrix& gate,
+                     const ops::Fp8Matrix& up,
+                     const ops::Fp8Matrix& down,
+                     std::span<std::byte> blob) const override {
+    kernels_->PackFp8Expert(gate, up, down, blob);
   }
   void MatMul(ops::ConstMatrix x, const ops::PackedWeight& weight, ops::Matrix y) override {
     kernels_->MatMul(x, weight, y);

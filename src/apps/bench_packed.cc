@@ -17,10 +17,11 @@ namespace zp::apps {
 absl::StatusOr<std::string> PackedBenchDirectory(const std::string& name,
                                                  const spec::ModelSpec& spec,
                                                  const std::string& work_directory,
-                                                 base::ThreadPool& pool) {
+                                                 base::ThreadPool& pool,
+                                                 std::optional<spec::Fp8Blocks> fp8_blocks) {
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Kernels> kernels,
                       ops::cpu::CreateKernels(spec::DType::kBf16, pool));
-  const std::string layout = kernels->layout_name();
+  const std::string layout = kernels->layout_name(fp8_blocks);
   const std::string directory =
       fmt::format("zeroprefill-{}-{}-{:08x}",
                   name,
@@ -33,7 +34,7 @@ absl::StatusOr<std::string> PackedBenchDirectory(const std::string& name,
   }
   const std::string source = packed + ".source";
   if (!std::filesystem::exists(source + "/config.json")) {
-    ZP_RETURN_IF_ERROR(checkpoint::WriteSyntheticFiles(spec, source));
+    ZP_RETURN_IF_ERROR(checkpoint::WriteSyntheticFiles(spec, source, fp8_blocks));
   }
   Progress progress("pack");
   ProgressCounts counts;
@@ -43,7 +44,7 @@ absl::StatusOr<std::string> PackedBenchDirectory(const std::string& name,
         static_cast<double>(now.written_bytes) / static_cast<double>(now.total_bytes);
     progress.Update(counts);
   };
-  const auto weights = checkpoint::CreateSynthetic(spec, 1, source);
+  const auto weights = checkpoint::CreateSynthetic(spec, 1, source, fp8_blocks);
   ZP_RETURN_IF_ERROR(model::PackCheckpoint(*weights, *kernels, pool, packed, report).status());
   progress.Finish(counts);
   return packed;

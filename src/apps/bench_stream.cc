@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -39,6 +40,7 @@ struct StreamOptions {
   int threads = 0;
   int rounds = 5;
   int32_t window_slots = 2;
+  std::string weights = "bf16";
   std::string work_directory;
   std::string trace_path;
   bool json = false;
@@ -133,6 +135,7 @@ json::object ToJson(const Case& bench_case,
   const double gather_seconds = bench_case.streamed.gathered_bytes / bytes_per_s;
   return {{"bench", "stream"},
           {"shape", options.shape},
+          {"weights", options.weights},
           {"layers", spec.layer_count},
           {"tokens", bench_case.tokens},
           {"expert_memory_bytes", *base::ParseBytes(options.expert_memory)},
@@ -190,8 +193,14 @@ absl::Status RunStream(const StreamOptions& options) {
   const int threads =
       options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
   base::ThreadPool pool(threads);
-  ZP_ASSIGN_OR_RETURN(const std::string directory,
-                      PackedBenchDirectory(options.shape, spec, options.work_directory, pool));
+  ZP_ASSIGN_OR_RETURN(
+      const std::string directory,
+      PackedBenchDirectory(options.shape,
+                           spec,
+                           options.work_directory,
+                           pool,
+                           options.weights == "fp8" ? std::optional(checkpoint::kPublishedFp8Blocks)
+                                                    : std::nullopt));
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<checkpoint::Checkpoint> packed,
                       checkpoint::Checkpoint::Open(directory));
   base::Trace trace;
@@ -266,6 +275,11 @@ void AddBenchStreamCommand(CLI::App& bench) {
       ->capture_default_str();
   command->add_option("--prompt-tokens", options->prompt_tokens, "Tokens per prompt")
       ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--weights", options->weights, "Numbers of the streamed experts; fp8 halves their bytes")
+      ->check(CLI::IsMember({"bf16", "fp8"}))
       ->capture_default_str();
   command->add_option("--window-slots", options->window_slots, "Layers in use or on their way")
       ->check(CLI::Range(2, 16))

@@ -51,7 +51,7 @@ absl::Status Pack(const PackOptions& options) {
   fmt::print("{}: {} packed for '{}' in {:.1f} s, {:.2f} GB/s\n",
              options.packed_directory,
              base::FormatBytes(packed.written_bytes),
-             kernels->layout_name(),
+             kernels->layout_name(checkpoint->expert_fp8_blocks()),
              progress.seconds(),
              static_cast<double>(packed.written_bytes) / 1e9 / progress.seconds());
   return absl::OkStatus();
@@ -61,7 +61,9 @@ absl::Status Pack(const PackOptions& options) {
 
 void AddPackCommand(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
-      "pack", "Write a model once more, its experts as the bytes that the kernels read");
+      "pack",
+      "Write a model once more, its experts as the bytes that the kernels read; experts of 8-bit "
+      "numbers stay so");
   auto options = std::make_shared<PackOptions>();
   command->add_option("model", options->model_directory, "A Hugging Face model folder")->required();
   command

@@ -1,6 +1,7 @@
 #include "apps/synth.h"
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "apps/command.h"
@@ -20,6 +21,7 @@ struct SynthOptions {
   std::string config_path;
   int32_t layer_count = 0;  // 0: as many as the shape has
   uint64_t seed = 1;
+  bool fp8 = false;
   std::string directory;
 };
 
@@ -41,12 +43,18 @@ absl::Status Synth(const SynthOptions& options) {
   ZP_ASSIGN_OR_RETURN(const spec::ModelSpec spec, ReadShape(options));
   Progress progress("synth");
   ProgressCounts counts;
+  const auto report = [&](int64_t done_bytes, int64_t total_bytes) {
+    counts.bytes = done_bytes;
+    counts.done_share = static_cast<double>(done_bytes) / static_cast<double>(total_bytes);
+    progress.Update(counts);
+  };
   ZP_RETURN_IF_ERROR(checkpoint::WriteSynthetic(
-      spec, options.seed, options.directory, [&](int64_t done_bytes, int64_t total_bytes) {
-        counts.bytes = done_bytes;
-        counts.done_share = static_cast<double>(done_bytes) / static_cast<double>(total_bytes);
-        progress.Update(counts);
-      }));
+      spec,
+      options.seed,
+      options.directory,
+      report,
+      checkpoint::kDefaultShardBytes,
+      options.fp8 ? std::optional(checkpoint::kPublishedFp8Blocks) : std::nullopt));
   progress.Finish(counts);
   fmt::print("{}: {} of random weights in {:.1f} s\n",
              options.directory,
@@ -70,6 +78,10 @@ void AddSynthCommand(CLI::App& app) {
   command->add_option("--layers", options->layer_count, "Only this many layers");
   command->add_option("--seed", options->seed, "Other seeds give other weights")
       ->capture_default_str();
+  command->add_flag("--fp8",
+                    options->fp8,
+                    "The layers' matrices, but routers, as 8-bit numbers with a scale for each "
+                    "block of 128 x 128");
   command->add_option("directory", options->directory, "The folder to write")->required();
   command->callback([options] { ExitOnError(Synth(*options)); });
 }

@@ -171,7 +171,7 @@ class TunnelRank {
         [this, &spec](ops::Kernels& kernels) -> absl::StatusOr<std::unique_ptr<model::MoeBlock>> {
           return std::make_unique<model::DispatchedMoe>(
               spec.layer_is_moe,
-              sharded_->weights().expert_layout(),
+              sharded_->expert_layout(),
               spec.expert_count,
               [this](int32_t layer) {
                 return std::span<const std::byte* const>(local_blobs_[layer]);

@@ -149,13 +149,10 @@ class TensorResolver {
                       shards_.FileOf(scale_name),
                       scale_name));
     }
-    const auto [block_rows, block_cols] = *fp8_blocks_;
     const int64_t rows = fp8.shape[0];
     const int64_t cols = fp8.shape[1];
-    ZP_RETURN_IF_ERROR(
-        CheckShape(scale_name,
-                   scales->shape,
-                   {(rows + block_rows - 1) / block_rows, (cols + block_cols - 1) / block_cols}));
+    ZP_RETURN_IF_ERROR(CheckShape(
+        scale_name, scales->shape, {fp8_blocks_->ScaleRows(rows), fp8_blocks_->ScaleCols(cols)}));
     used_.insert(name);
     used_.insert(scale_name);
     return Fp8Weight{fp8.bytes, rows, cols, *scales, *fp8_blocks_};
@@ -215,7 +212,8 @@ class FileCheckpoint final : public Checkpoint {
         slots_(spec_),
         tensors_(std::move(tensors)),
         widened_(tensors_.fp8_by_slot.empty() ? 0 : slots_.slot_count()),
-        has_expert_tensors_(has_expert_tensors) {}
+        has_expert_tensors_(has_expert_tensors),
+        expert_fp8_blocks_(FindExpertFp8Blocks()) {}
 
   const spec::ModelSpec& spec() const override { return spec_; }
   const std::string& directory() const override { return directory_; }
@@ -236,6 +234,17 @@ class FileCheckpoint final : public Checkpoint {
     return tensors_.views[slots_.SlotOf({role, layer, expert})].dtype;
   }
 
+  std::optional<Fp8Blocks> expert_fp8_blocks() const override { return expert_fp8_blocks_; }
+
+  Fp8Copy ReadFp8(TensorRole role, int32_t layer, int32_t expert) const override {
+    ZP_CHECK(expert_fp8_blocks_.has_value() && expert >= 0) << TensorName(role, layer, expert);
+    const Fp8Weight& weight = tensors_.fp8_by_slot.at(slots_.SlotOf({role, layer, expert}));
+    ReadAhead(weight.numbers);
+    Fp8Copy copy = CopyOf(weight);
+    ReleasePages(weight.numbers);
+    return copy;
+  }
+
   std::string TensorName(TensorRole role, int32_t layer, int32_t expert) const override {
     return family_.tensor_name({role, layer, expert});
   }
@@ -247,6 +256,21 @@ class FileCheckpoint final : public Checkpoint {
   }
 
  private:
+  std::optional<Fp8Blocks> FindExpertFp8Blocks() const {
+    std::optional<Fp8Blocks> blocks;
+    for (const TensorKey& key : TensorKeys(spec_)) {
+      if (key.expert < 0) {
+        continue;
+      }
+      const auto fp8 = tensors_.fp8_by_slot.find(slots_.SlotOf(key));
+      if (fp8 == tensors_.fp8_by_slot.end()) {
+        return std::nullopt;
+      }
+      blocks = fp8->second.blocks;
+    }
+    return blocks;
+  }
+
   MadeTensor MakeWidened(TensorView view, const Fp8Weight& weight) const {
     const int64_t count = weight.rows * weight.cols;
     memory::Buffer numbers(count * sizeof(float), "widened weights");
@@ -274,6 +298,7 @@ class FileCheckpoint final : public Checkpoint {
   const ResolvedTensors tensors_;
   mutable LazyTensors widened_;
   const bool has_expert_tensors_;
+  const std::optional<Fp8Blocks> expert_fp8_blocks_;
 };
 
 }  // namespace

@@ -1,7 +1,8 @@
 // A Hugging Face model directory, as it is: config.json and (sharded) safetensors, mapped
 // read-only; or a packed one, whose safetensors hold all but the experts.
 //
-// Weights of 8-bit numbers with scales (fp8.h) are given out widened to f32.
+// Weights of 8-bit numbers with scales (fp8.h) are given out widened to f32, those of experts also
+// as they are.
 //
 // Everything the files say is checked before it is believed: see safetensors.h. Opening checks that
 // each tensor that the family needs is there with the shape the config promises; the numbers
@@ -15,12 +16,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/status.h"
+#include "spec/dtype.h"
 #include "spec/model_spec.h"
 
 namespace zp::checkpoint {
@@ -53,6 +56,12 @@ enum class TensorRole {
   kDenseDown,      // [h, F]
 };
 
+// A matrix of 8-bit numbers (spec::Fp8Blocks).
+struct Fp8Copy {
+  std::vector<std::byte> numbers;  // row-major
+  std::vector<float> scales;       // by blocks, row-major
+};
+
 class Checkpoint {
  public:
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& directory);
@@ -73,6 +82,12 @@ class Checkpoint {
 
   // The number format of that tensor, without touching its numbers.
   virtual spec::DType DTypeOf(TensorRole role, int32_t layer = -1, int32_t expert = -1) const = 0;
+
+  // Set if the weights of all experts are 8-bit numbers: the blocks that have a scale each.
+  virtual std::optional<spec::Fp8Blocks> expert_fp8_blocks() const = 0;
+
+  // The 8-bit numbers that Tensor() widens. REQUIRES: expert_fp8_blocks(), the role of an expert.
+  virtual Fp8Copy ReadFp8(TensorRole role, int32_t layer, int32_t expert) const = 0;
 
   // The name of that tensor in the files, for messages.
   virtual std::string TensorName(TensorRole role,

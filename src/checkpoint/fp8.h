@@ -2,8 +2,8 @@
 // Face's "quant_method": "fp8" keeps them: weight[r][c] = number[r][c] * scale[r / R][c / C] for
 // blocks of R rows and C columns; the scales of X.weight are the tensor X.weight_scale_inv.
 //
-// Nobody but this room sees them: a Checkpoint gives such a weight out widened to f32, which holds
-// the product of the number and a bf16 scale exactly.
+// A Checkpoint gives such a weight out widened to f32, which holds the product of the number and a
+// bf16 scale exactly; that of an expert also as it is, for packing.
 // Thread safety: pure functions.
 #pragma once
 
@@ -16,13 +16,13 @@
 #include "base/status.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/json_file.h"
+#include "spec/dtype.h"
 
 namespace zp::checkpoint {
 
-struct Fp8Blocks {
-  int64_t rows = 0;
-  int64_t cols = 0;
-};
+using spec::Fp8Blocks;
+
+constexpr int64_t kMaxFp8BlockExtent = 1 << 16;  // published models: 128
 
 // What the quantization_config of a config.json says; nothing where there is none.
 // Errors: Unimplemented for any quantization but this, InvalidArgument for blocks that are none.
@@ -36,10 +36,10 @@ struct Fp8Weight {
   Fp8Blocks blocks;
 };
 
-// Sign, 4 bits of exponent (bias 7), 3 of mantissa; no infinities, 0x7f and 0xff are NaN.
-float Fp8ToFloat(uint8_t bits);
-
 // REQUIRES: values.size() == rows * cols.
 void Widen(const Fp8Weight& weight, std::span<float> values);
+
+// As it is: copies of its numbers and of its scales, these as f32.
+Fp8Copy CopyOf(const Fp8Weight& weight);
 
 }  // namespace zp::checkpoint

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "base/float8.h"
 #include "checkpoint/fp8_testing.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -16,13 +17,32 @@ constexpr const char* kExpertUpName = "model.layers.2.mlp.experts.4.up_proj.weig
 
 TEST(Fp8, ReadsAllNumbersAsTheFormulaSays) {
   for (int bits = 0; bits < 256; ++bits) {
-    const float value = Fp8ToFloat(static_cast<uint8_t>(bits));
+    const float value = base::Fp8ToFloat(static_cast<uint8_t>(bits));
     const float expected = JudgeFp8(static_cast<uint8_t>(bits));
     EXPECT_TRUE(value == expected || (std::isnan(value) && std::isnan(expected))) << bits;
     EXPECT_EQ(std::signbit(value), std::signbit(expected)) << bits;
   }
-  EXPECT_EQ(Fp8ToFloat(0x7e), 448.0f);
-  EXPECT_EQ(Fp8ToFloat(0x01), 0x1p-9f);
+  EXPECT_EQ(base::Fp8ToFloat(0x7e), 448.0f);
+  EXPECT_EQ(base::Fp8ToFloat(0x01), 0x1p-9f);
+}
+
+TEST(Fp8, RoundsToTheNearest) {
+  for (int bits = 0; bits < 255; ++bits) {
+    if (bits == base::kFp8Nan) {
+      continue;
+    }
+    const auto number = static_cast<uint8_t>(bits);
+    const float value = JudgeFp8(number);
+    EXPECT_EQ(base::FloatToFp8(value), number);
+    if ((bits & 0x7f) < 0x7e) {  // a hair to either side of the middle, and the middle itself
+      const float middle = (value + JudgeFp8(number + 1)) / 2;
+      EXPECT_EQ(base::FloatToFp8(middle * 0.999f), number) << bits;
+      EXPECT_EQ(base::FloatToFp8(middle * 1.001f), number + 1) << bits;
+      EXPECT_EQ(base::FloatToFp8(middle), number % 2 == 0 ? number : number + 1) << bits;
+    }
+  }
+  EXPECT_EQ(base::FloatToFp8(1e9f), 0x7e);
+  EXPECT_EQ(base::FloatToFp8(-1e9f), 0xfe);
 }
 
 class Fp8CheckpointTest : public testing::Test {
@@ -66,6 +86,33 @@ TEST_F(Fp8CheckpointTest, WidensAgainAfterARelease) {
   const std::vector<float> expected = model_.Judge(kExpertUpName);
   EXPECT_TRUE(std::ranges::equal((*checkpoint)->Tensor(TensorRole::kExpertUp, 2, 4).bytes,
                                  std::as_bytes(std::span(expected))));
+}
+
+TEST_F(Fp8CheckpointTest, GivesOutExpertsAsTheyAre) {
+  const auto checkpoint = Checkpoint::Open(directory_.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const Fp8Blocks blocks = {kTestBlockRows, kTestBlockCols};
+  ASSERT_EQ((*checkpoint)->expert_fp8_blocks(), blocks);
+  const Fp8Copy copy = (*checkpoint)->ReadFp8(TensorRole::kExpertUp, 2, 4);
+  const std::vector<int64_t> shape = ShapeOf(TinySpec(), TensorRole::kExpertUp);
+  std::vector<float> values;
+  for (int64_t row = 0; row < shape[0]; ++row) {
+    for (int64_t col = 0; col < shape[1]; ++col) {
+      const auto bits = static_cast<uint8_t>(copy.numbers.at(row * shape[1] + col));
+      values.push_back(JudgeFp8(bits) * copy.scales.at(blocks.ScaleIndex(row, col, shape[1])));
+    }
+  }
+  EXPECT_EQ(values, model_.Judge(kExpertUpName));
+}
+
+TEST_F(Fp8CheckpointTest, HasNo8BitExpertsIfOneIsWider) {
+  const std::vector<int64_t> shape = ShapeOf(TinySpec(), TensorRole::kExpertUp);
+  model_.Remove(std::string(kExpertUpName) + "_scale_inv");
+  model_.Add(kExpertUpName, "BF16", shape, std::vector<std::byte>(2 * shape[0] * shape[1]));
+  model_.Write();
+  const auto checkpoint = Checkpoint::Open(directory_.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ((*checkpoint)->expert_fp8_blocks(), std::nullopt);
 }
 
 TEST_F(Fp8CheckpointTest, NamesScalesThatAreMissing) {

@@ -11,6 +11,7 @@
 #include "boost/json/array.hpp"
 #include "boost/json/object.hpp"
 #include "boost/json/serialize.hpp"
+#include "checkpoint/fp8.h"
 #include "checkpoint/json_file.h"
 #include "checkpoint/output_file.h"
 #include "fmt/format.h"
@@ -25,6 +26,7 @@ constexpr const char* kIndexName = "experts.json";
 constexpr const char* kUnfinishedIndexName = "experts.json.partial";
 constexpr const char* kFormat = "zeroprefill packed experts";
 constexpr int64_t kVersion = 1;
+constexpr int64_t kFp8Version = 2;  // with experts in 8 bits; otherwise as version 1
 constexpr int64_t kMaxIndexBytes = int64_t{128} << 20;  // Qwen3-235B-A22B: 230 KB
 constexpr int64_t kMaxExpertBytes = int64_t{1} << 40;
 constexpr int64_t kMaxVersion = 1'000'000;
@@ -41,17 +43,28 @@ bool Exists(const std::string& path) {
   return fs::exists(path, ignored);
 }
 
-absl::Status CheckFormat(const JsonFile& index) {
+// Returns the version.
+absl::StatusOr<int64_t> ReadFormat(const JsonFile& index) {
   ZP_ASSIGN_OR_RETURN(const std::string format, index.String("format"));
   if (format != kFormat) {
     return index.Wrong("format", fmt::format("is '{}', but must be '{}'", format, kFormat));
   }
   ZP_ASSIGN_OR_RETURN(const int64_t version, index.Integer("version", 1, kMaxVersion));
-  if (version != kVersion) {
+  if (version != kVersion && version != kFp8Version) {
     return index.Unsupported(
-        "version", fmt::format("is {}, but this program reads version {}", version, kVersion));
+        "version",
+        fmt::format(
+            "is {}, but this program reads versions {} and {}", version, kVersion, kFp8Version));
   }
-  return absl::OkStatus();
+  if (index.Has("fp8_block_size") != (version == kFp8Version)) {
+    return index.Wrong("fp8_block_size",
+                       fmt::format("is {}, but experts have 8-bit numbers in version {} alone, and "
+                                   "the version is {}",
+                                   version == kFp8Version ? "missing" : "there",
+                                   kFp8Version,
+                                   version));
+  }
+  return version;
 }
 
 absl::StatusOr<size_t> ReadAligned(
@@ -63,11 +76,26 @@ absl::StatusOr<size_t> ReadAligned(
   return static_cast<size_t>(value);
 }
 
+absl::Status ReadFp8(const JsonFile& index, PackedExperts& experts) {
+  ZP_ASSIGN_OR_RETURN(const std::vector<int64_t> extents,
+                      index.Integers("fp8_block_size", 1, kMaxFp8BlockExtent));
+  if (extents.size() != 2) {
+    return index.Wrong("fp8_block_size",
+                       fmt::format("has {} numbers, but must have 2: rows and columns of a block",
+                                   extents.size()));
+  }
+  experts.fp8_blocks = spec::Fp8Blocks{extents[0], extents[1]};
+  const auto last_byte = static_cast<int64_t>(experts.expert_bytes) - 1;
+  ZP_ASSIGN_OR_RETURN(experts.scales_offset,
+                      ReadAligned(index, "scales_offset", 0, last_byte, kPartAlignment));
+  return absl::OkStatus();
+}
+
 // What all layers have in common.
 absl::StatusOr<PackedExperts> ReadCommon(const JsonFile& index,
                                          const std::string& directory,
                                          const spec::ModelSpec& spec) {
-  ZP_RETURN_IF_ERROR(CheckFormat(index));
+  ZP_ASSIGN_OR_RETURN(const int64_t version, ReadFormat(index));
   PackedExperts experts;
   experts.directory = directory;
   experts.layers.resize(spec.layer_count);
@@ -86,6 +114,9 @@ absl::StatusOr<PackedExperts> ReadCommon(const JsonFile& index,
                       ReadAligned(index, "gate_up_offset", 0, last_byte, kPartAlignment));
   ZP_ASSIGN_OR_RETURN(experts.down_offset,
                       ReadAligned(index, "down_offset", 0, last_byte, kPartAlignment));
+  if (version == kFp8Version) {
+    ZP_RETURN_IF_ERROR(ReadFp8(index, experts));
+  }
   return experts;
 }
 
@@ -210,14 +241,19 @@ json::object LayersJson(const PackedExperts& experts) {
 }
 
 json::object IndexJson(const PackedExperts& experts) {
-  return {{"format", kFormat},
-          {"version", kVersion},
-          {"layout", experts.layout},
-          {"expert_count", experts.expert_count},
-          {"expert_bytes", experts.expert_bytes},
-          {"gate_up_offset", experts.gate_up_offset},
-          {"down_offset", experts.down_offset},
-          {"layers", LayersJson(experts)}};
+  json::object index = {{"format", kFormat},
+                        {"version", experts.fp8_blocks.has_value() ? kFp8Version : kVersion},
+                        {"layout", experts.layout},
+                        {"expert_count", experts.expert_count},
+                        {"expert_bytes", experts.expert_bytes},
+                        {"gate_up_offset", experts.gate_up_offset},
+                        {"down_offset", experts.down_offset}};
+  if (experts.fp8_blocks.has_value()) {
+    index["fp8_block_size"] = {experts.fp8_blocks->rows, experts.fp8_blocks->cols};
+    index["scales_offset"] = experts.scales_offset;
+  }
+  index["layers"] = LayersJson(experts);
+  return index;
 }
 
 }  // namespace

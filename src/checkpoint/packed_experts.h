@@ -10,10 +10,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
+#include "spec/dtype.h"
 #include "spec/model_spec.h"
 
 namespace zp::checkpoint {
@@ -25,7 +27,7 @@ struct PackedLayer {
 
 struct PackedExperts {
   std::string directory = {};
-  std::string layout = {};  // ops::Kernels::layout_name() of the kernels that packed
+  std::string layout = {};  // ops::Kernels::layout_name(fp8_blocks) of the kernels that packed
   int32_t expert_count = 0;
   // Expert e of a layer is the bytes [e * expert_bytes, (e + 1) * expert_bytes) of its file.
   size_t expert_bytes = 0;  // a multiple of 4096
@@ -34,6 +36,9 @@ struct PackedExperts {
   // Whether the layers' files are there: a host may have the index alone and read the experts from
   // others.
   bool has_files = true;
+  // Set if the experts' numbers are 8-bit ones, whose scales begin at scales_offset.
+  std::optional<spec::Fp8Blocks> fp8_blocks = std::nullopt;
+  size_t scales_offset = 0;
   std::vector<PackedLayer> layers = {};  // [layer_count]
 };
 

@@ -135,8 +135,39 @@ TEST_F(PackedExpertsTest, NamesTheChecksumThatIsWrong) {
 }
 
 TEST_F(PackedExpertsTest, SaysThatAnotherVersionIsNotRead) {
-  EditText(index_, "\"version\":1", "\"version\":2");
-  ExpectError(absl::StatusCode::kUnimplemented, "field 'version' is 2, but this program reads");
+  EditText(index_, "\"version\":1", "\"version\":3");
+  ExpectError(absl::StatusCode::kUnimplemented,
+              "field 'version' is 3, but this program reads versions 1 and 2");
+}
+
+TEST_F(PackedExpertsTest, ReadsBackExpertsIn8Bits) {
+  experts_.fp8_blocks = spec::Fp8Blocks{128, 64};
+  experts_.scales_offset = 7936;
+  ASSERT_TRUE(WritePackedExperts(experts_).ok());
+  EXPECT_THAT(ReadText(index_), HasSubstr("\"version\":2"));
+  const auto read = ReadPackedExperts(directory_.path(), TinySpec());
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->fp8_blocks, experts_.fp8_blocks);
+  EXPECT_EQ(read->scales_offset, 7936);
+  EXPECT_EQ(read->layers[2].checksums, experts_.layers[2].checksums);
+}
+
+TEST_F(PackedExpertsTest, NamesTheFieldOf8BitExpertsThatIsWrong) {
+  ExpectEditRefused("\"version\":1", "\"version\":2", "field 'fp8_block_size' is missing");
+  experts_.fp8_blocks = spec::Fp8Blocks{128, 64};
+  experts_.scales_offset = 7936;
+  ASSERT_TRUE(WritePackedExperts(experts_).ok());
+  ExpectEditRefused("\"version\":2",
+                    "\"version\":1",
+                    "field 'fp8_block_size' is there, but experts have 8-bit numbers in version 2");
+  ExpectEditRefused("[128,64]", "[128]", "field 'fp8_block_size' has 1 numbers, but must have 2");
+  ExpectEditRefused("[128,64]", "[128,0]", "field 'fp8_block_size'");
+  ExpectEditRefused("[128,64]", "[128,1e9]", "field 'fp8_block_size'");
+  ExpectEditRefused("\"scales_offset\":", "\"scale_offset\":", "field 'scales_offset' is missing");
+  ExpectEditRefused("\"scales_offset\":7936",
+                    "\"scales_offset\":7937",
+                    "field 'scales_offset' is 7937, but must be a multiple of 64");
+  ExpectEditRefused("\"scales_offset\":7936", "\"scales_offset\":8192", "field 'scales_offset'");
 }
 
 TEST_F(PackedExpertsTest, NamesAFileOfTheWrongSize) {

@@ -6,6 +6,7 @@
 
 #include "base/bfloat16.h"
 #include "base/check.h"
+#include "base/float8.h"
 
 namespace zp::checkpoint {
 namespace {
@@ -55,20 +56,37 @@ uint32_t BitsOf(float value, spec::DType dtype) {
 
 }  // namespace
 
-RandomTensor::RandomTensor(
-    uint64_t seed, std::string_view name, spec::DType dtype, float mean, float deviation)
-    : key_(Mix(HashName(name) ^ Mix(seed + kGolden))), element_bytes_(spec::SizeOf(dtype)) {
+template <typename ToBits>
+RandomTensor::RandomTensor(uint64_t seed,
+                           std::string_view name,
+                           size_t element_bytes,
+                           ToBits bits_of_normal)
+    : key_(Mix(HashName(name) ^ Mix(seed + kGolden))), element_bytes_(element_bytes) {
   constexpr float kSumMean = 4 * 127.5f;
   const float sum_deviation = std::sqrt(4 * (256.0f * 256.0f - 1) / 12);
   for (int sum = 0; sum < kSumCount; ++sum) {
     const float normal = (static_cast<float>(sum) - kSumMean) / sum_deviation;
-    bits_by_sum_[sum] = BitsOf(mean + deviation * normal, dtype);
+    bits_by_sum_[sum] = bits_of_normal(normal);
   }
+}
+
+RandomTensor::RandomTensor(
+    uint64_t seed, std::string_view name, spec::DType dtype, float mean, float deviation)
+    : RandomTensor(seed, name, spec::SizeOf(dtype), [=](float normal) {
+        return BitsOf(mean + deviation * normal, dtype);
+      }) {}
+
+RandomTensor RandomTensor::OfFp8(uint64_t seed, std::string_view name, float deviation) {
+  return RandomTensor(seed, name, sizeof(uint8_t), [=](float normal) {
+    return uint32_t{base::FloatToFp8(deviation * normal)};
+  });
 }
 
 void RandomTensor::Fill(int64_t first_element, std::span<std::byte> bytes) const {
   ZP_CHECK(first_element % 2 == 0 && bytes.size() % element_bytes_ == 0) << first_element;
-  if (element_bytes_ == sizeof(uint16_t)) {
+  if (element_bytes_ == sizeof(uint8_t)) {
+    FillBits<uint8_t>(first_element, bytes);
+  } else if (element_bytes_ == sizeof(uint16_t)) {
     FillBits<uint16_t>(first_element, bytes);
   } else {
     FillBits<uint32_t>(first_element, bytes);

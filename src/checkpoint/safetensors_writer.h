@@ -3,6 +3,7 @@
 // Thread safety: pure functions.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -16,7 +17,10 @@ struct TensorOutline {
   std::string name;
   spec::DType dtype = spec::DType::kF32;
   std::vector<int64_t> shape;
+  bool is_fp8 = false;  // 8-bit numbers, F8_E4M3, in place of `dtype`
 };
+
+size_t ElementBytes(const TensorOutline& tensor);
 
 uint64_t BytesOf(const TensorOutline& tensor);
 

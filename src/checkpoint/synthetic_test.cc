@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "base/bfloat16.h"
+#include "base/float8.h"
 #include "checkpoint/random_tensor.h"
 #include "checkpoint/tensor_table.h"
 #include "checkpoint/testing.h"
@@ -85,6 +86,15 @@ TEST(RandomTensor, WritesHalfPrecision) {
   RandomTensor(1, "w", spec::DType::kF16, 0, 1).Fill(0, std::as_writable_bytes(std::span(bits)));
   for (size_t i = 0; i < bits.size(); ++i) {
     EXPECT_NEAR(static_cast<float>(std::bit_cast<_Float16>(bits[i])), floats[i], 1e-3) << i;
+  }
+}
+
+TEST(RandomTensor, Writes8BitNumbers) {
+  std::vector<uint8_t> bits(10'001);
+  RandomTensor::OfFp8(1, "w", 64.0f).Fill(0, std::as_writable_bytes(std::span(bits)));
+  const auto floats = Floats(RandomTensor(1, "w", spec::DType::kF32, 0, 64), bits.size());
+  for (size_t i = 0; i < bits.size(); ++i) {
+    EXPECT_NEAR(base::Fp8ToFloat(bits[i]), floats[i], std::abs(floats[i]) / 16 + 0x1p-10f) << i;
   }
 }
 
@@ -173,6 +183,43 @@ TEST_P(WriteSyntheticTest, WritesTheNumbersThatCreateGives) {
 INSTANTIATE_TEST_SUITE_P(AllDTypes,
                          WriteSyntheticTest,
                          testing::Values(spec::DType::kBf16, spec::DType::kF16, spec::DType::kF32));
+
+TEST(WriteSynthetic, WritesThe8BitNumbersThatCreateGives) {
+  const TemporaryDirectory directory;
+  const spec::ModelSpec spec = TinySpec();
+  const spec::Fp8Blocks blocks = {8, 6};
+  int64_t last_done = 0;
+  int64_t last_total = 0;
+  const absl::Status status = WriteSynthetic(
+      spec,
+      9,
+      directory.File("model"),
+      [&](int64_t done, int64_t total) {
+        last_done = done;
+        last_total = total;
+      },
+      /*max_shard_bytes=*/5'000,
+      blocks);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(last_done, last_total);
+  const auto read = Checkpoint::Open(directory.File("model"));
+  ASSERT_TRUE(read.ok()) << read.status();
+  const auto created = CreateSynthetic(spec, 9, "", blocks);
+  EXPECT_EQ((*read)->expert_fp8_blocks(), blocks);
+  EXPECT_EQ(created->expert_fp8_blocks(), blocks);
+  for (const auto& [role, layer, expert] : TensorKeys(spec)) {
+    EXPECT_EQ((*read)->DTypeOf(role, layer, expert), created->DTypeOf(role, layer, expert));
+    EXPECT_EQ(BytesOf((*read)->Tensor(role, layer, expert)),
+              BytesOf(created->Tensor(role, layer, expert)));
+    if (expert >= 0) {
+      EXPECT_EQ((*read)->DTypeOf(role, layer, expert), spec::DType::kF32);
+      const Fp8Copy from_file = (*read)->ReadFp8(role, layer, expert);
+      const Fp8Copy from_memory = created->ReadFp8(role, layer, expert);
+      EXPECT_EQ(from_file.numbers, from_memory.numbers);
+      EXPECT_EQ(from_file.scales, from_memory.scales);
+    }
+  }
+}
 
 TEST(WriteSynthetic, LeavesAModelThatIsThereAlone) {
   const TemporaryDirectory directory;

@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <filesystem>
+#include <functional>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -23,18 +25,56 @@ namespace json = boost::json;
 
 constexpr size_t kChunkBytes = size_t{1} << 20;  // generated and written at once: stays in L2
 
-// The model's tensors, in order, cut into files of at most `max_bytes` (or of one tensor).
-std::vector<std::vector<TensorKey>> PlanShards(const spec::ModelSpec& spec, size_t max_bytes) {
-  std::vector<std::vector<TensorKey>> shards(1);
-  size_t shard_bytes = 0;
+enum class FilePart { kNumbers, kFp8Numbers, kFp8Scales };
+
+// A tensor of the files and where its numbers come from.
+struct FileTensor {
+  TensorOutline outline;
+  TensorKey key;
+  FilePart part = FilePart::kNumbers;
+};
+
+// The model's tensors, in order.
+std::vector<FileTensor> ListTensors(const spec::ModelSpec& spec,
+                                    const ModelFamily& family,
+                                    const std::optional<spec::Fp8Blocks>& fp8_blocks) {
+  std::vector<FileTensor> tensors;
   for (const TensorKey& key : TensorKeys(spec)) {
-    const size_t tensor_bytes = TensorBytes(spec, key.role);
+    const std::string name = family.tensor_name(key);
+    const std::vector<int64_t> shape = ShapeOf(spec, key.role);
+    if (fp8_blocks.has_value() && IsFp8Role(spec, key.role)) {
+      const std::vector<int64_t> scales = {fp8_blocks->ScaleRows(shape[0]),
+                                           fp8_blocks->ScaleCols(shape[1])};
+      tensors.push_back(
+          {{name, spec::DType::kF32, shape, /*is_fp8=*/true}, key, FilePart::kFp8Numbers});
+      tensors.push_back(
+          {{name + "_scale_inv", spec::DType::kF32, scales}, key, FilePart::kFp8Scales});
+    } else {
+      tensors.push_back({{name, spec.weight_dtype, shape}, key, FilePart::kNumbers});
+    }
+  }
+  return tensors;
+}
+
+// The tensors cut into files of at most `max_bytes` (or of one tensor); in each the wider numbers
+// come first.
+std::vector<std::vector<FileTensor>> PlanShards(const std::vector<FileTensor>& tensors,
+                                                size_t max_bytes) {
+  std::vector<std::vector<FileTensor>> shards(1);
+  size_t shard_bytes = 0;
+  for (const FileTensor& tensor : tensors) {
+    const size_t tensor_bytes = BytesOf(tensor.outline);
     if (shard_bytes > 0 && shard_bytes + tensor_bytes > max_bytes) {
       shards.emplace_back();
       shard_bytes = 0;
     }
-    shards.back().push_back(key);
+    shards.back().push_back(tensor);
     shard_bytes += tensor_bytes;
+  }
+  for (std::vector<FileTensor>& shard : shards) {
+    std::ranges::stable_sort(shard, std::ranges::greater(), [](const FileTensor& tensor) {
+      return ElementBytes(tensor.outline);
+    });
   }
   return shards;
 }
@@ -45,27 +85,30 @@ class ModelWriter {
               const ModelFamily& family,
               uint64_t seed,
               std::string directory,
+              const std::optional<spec::Fp8Blocks>& fp8_blocks,
               const WriteProgress& progress)
       : spec_(spec),
         family_(family),
         seed_(seed),
         directory_(std::move(directory)),
-        progress_(progress) {
-    for (const TensorKey& key : TensorKeys(spec)) {
-      total_bytes_ += TensorBytes(spec, key.role);
+        fp8_blocks_(fp8_blocks),
+        progress_(progress),
+        tensors_(ListTensors(spec, family, fp8_blocks)) {
+    for (const FileTensor& tensor : tensors_) {
+      total_bytes_ += BytesOf(tensor.outline);
     }
   }
 
   absl::Status Write(size_t max_shard_bytes) {
     ZP_RETURN_IF_ERROR(PrepareDirectory(total_bytes_));
-    const std::vector<std::vector<TensorKey>> shards = PlanShards(spec_, max_shard_bytes);
+    const std::vector<std::vector<FileTensor>> shards = PlanShards(tensors_, max_shard_bytes);
     json::object file_by_tensor;
     for (size_t i = 0; i < shards.size(); ++i) {
       const std::string file_name =
           fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
       ZP_RETURN_IF_ERROR(WriteShard(PathOf(file_name), shards[i]));
-      for (const TensorKey& key : shards[i]) {
-        file_by_tensor[family_.tensor_name(key)] = file_name;
+      for (const FileTensor& tensor : shards[i]) {
+        file_by_tensor[tensor.outline.name] = file_name;
       }
     }
     const json::object index = {{"metadata", {{"total_size", total_bytes_}}},
@@ -85,7 +128,15 @@ class ModelWriter {
     ZP_RETURN_IF_ERROR(
         WriteFile(PathOf("tokenizer_config.json"), ByteTokenizerConfigJson(spec_.vocab_count)));
     // Last: a directory with a config.json is a whole model.
-    return WriteFile(PathOf("config.json"), json::serialize(family_.config_of(spec_)));
+    json::object config = family_.config_of(spec_);
+    if (fp8_blocks_.has_value()) {
+      config["quantization_config"] = {
+          {"quant_method", "fp8"},
+          {"fmt", "e4m3"},
+          {"activation_scheme", "dynamic"},
+          {"weight_block_size", {fp8_blocks_->rows, fp8_blocks_->cols}}};
+    }
+    return WriteFile(PathOf("config.json"), json::serialize(config));
   }
 
   std::string PathOf(std::string_view name) const { return (fs::path(directory_) / name).string(); }
@@ -111,28 +162,40 @@ class ModelWriter {
     return absl::OkStatus();
   }
 
-  absl::Status WriteShard(const std::string& path, const std::vector<TensorKey>& keys) {
+  absl::Status WriteShard(const std::string& path, const std::vector<FileTensor>& tensors) {
     ZP_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(path));
-    ZP_RETURN_IF_ERROR(file.Write(ShardHeader(keys)));
-    for (const TensorKey& key : keys) {
-      ZP_RETURN_IF_ERROR(WriteTensor(key, file));
+    ZP_RETURN_IF_ERROR(file.Write(ShardHeader(tensors)));
+    for (const FileTensor& tensor : tensors) {
+      ZP_RETURN_IF_ERROR(WriteTensor(tensor, file));
     }
     return file.Close();
   }
 
-  std::string ShardHeader(const std::vector<TensorKey>& keys) const {
-    std::vector<TensorOutline> tensors;
-    tensors.reserve(keys.size());
-    for (const TensorKey& key : keys) {
-      tensors.push_back({family_.tensor_name(key), spec_.weight_dtype, ShapeOf(spec_, key.role)});
+  static std::string ShardHeader(const std::vector<FileTensor>& tensors) {
+    std::vector<TensorOutline> outlines;
+    outlines.reserve(tensors.size());
+    for (const FileTensor& tensor : tensors) {
+      outlines.push_back(tensor.outline);
     }
-    return SafetensorsHeader(tensors);
+    return SafetensorsHeader(outlines);
   }
 
-  absl::Status WriteTensor(const TensorKey& key, OutputFile& file) {
-    const RandomTensor numbers = SyntheticNumbers(spec_, seed_, key);
-    const size_t element_bytes = spec::SizeOf(spec_.weight_dtype);
-    const size_t tensor_bytes = TensorBytes(spec_, key.role);
+  RandomTensor NumbersOf(const FileTensor& tensor) const {
+    switch (tensor.part) {
+      case FilePart::kFp8Numbers:
+        return SyntheticFp8Numbers(seed_, tensor.key);
+      case FilePart::kFp8Scales:
+        return SyntheticFp8Scales(spec_, seed_, tensor.key);
+      case FilePart::kNumbers:
+        break;
+    }
+    return SyntheticNumbers(spec_, seed_, tensor.key);
+  }
+
+  absl::Status WriteTensor(const FileTensor& tensor, OutputFile& file) {
+    const RandomTensor numbers = NumbersOf(tensor);
+    const size_t element_bytes = ElementBytes(tensor.outline);
+    const size_t tensor_bytes = BytesOf(tensor.outline);
     for (size_t offset = 0; offset < tensor_bytes; offset += kChunkBytes) {
       chunk_.resize(std::min(kChunkBytes, tensor_bytes - offset));
       numbers.Fill(static_cast<int64_t>(offset / element_bytes), chunk_);
@@ -147,7 +210,9 @@ class ModelWriter {
   const ModelFamily& family_;
   const uint64_t seed_;
   const std::string directory_;
+  const std::optional<spec::Fp8Blocks> fp8_blocks_;
   const WriteProgress& progress_;
+  const std::vector<FileTensor> tensors_;
   size_t total_bytes_ = 0;
   size_t done_bytes_ = 0;
   std::vector<std::byte> chunk_;
@@ -170,14 +235,17 @@ absl::Status WriteSynthetic(const spec::ModelSpec& spec,
                             uint64_t seed,
                             const std::string& directory,
                             const WriteProgress& progress,
-                            int64_t max_shard_bytes) {
+                            int64_t max_shard_bytes,
+                            std::optional<spec::Fp8Blocks> fp8_blocks) {
   ZP_ASSIGN_OR_RETURN(const ModelFamily* family, FamilyFor(spec));
-  return ModelWriter(spec, *family, seed, directory, progress).Write(max_shard_bytes);
+  return ModelWriter(spec, *family, seed, directory, fp8_blocks, progress).Write(max_shard_bytes);
 }
 
-absl::Status WriteSyntheticFiles(const spec::ModelSpec& spec, const std::string& directory) {
+absl::Status WriteSyntheticFiles(const spec::ModelSpec& spec,
+                                 const std::string& directory,
+                                 std::optional<spec::Fp8Blocks> fp8_blocks) {
   ZP_ASSIGN_OR_RETURN(const ModelFamily* family, FamilyFor(spec));
-  return ModelWriter(spec, *family, /*seed=*/0, directory, {}).WriteFilesOnly();
+  return ModelWriter(spec, *family, /*seed=*/0, directory, fp8_blocks, {}).WriteFilesOnly();
 }
 
 }  // namespace zp::checkpoint

@@ -140,7 +140,7 @@ class Rank {
     const auto make_moe = [&](ops::Kernels& kernels) {
       auto moe = std::make_unique<model::DispatchedMoe>(
           host->spec().layer_is_moe,
-          host->weights().expert_layout(),
+          host->expert_layout(),
           host->spec().expert_count,
           [this](int32_t layer) { return bank_.Layer(layer); },
           *exchange_,

@@ -258,9 +258,12 @@ absl::StatusOr<std::shared_ptr<const HostModel>> HostModel::Load(
   } else if (options.host_count > 1) {
     return NotPacked(checkpoint);
   }
+  host->expert_layout_ =
+      kernels->expert_layout(checkpoint.spec().model_dim,
+                             checkpoint.spec().expert_dim,
+                             host->packed_.has_value() ? host->packed_->fp8_blocks : std::nullopt);
   ZP_ASSIGN_OR_RETURN(host->weights_, model::ModelWeights::Load(checkpoint, *kernels));
-  const experts::ExpertCatalog catalog =
-      CatalogOf(checkpoint.spec(), host->weights_->expert_layout());
+  const experts::ExpertCatalog catalog = CatalogOf(checkpoint.spec(), host->expert_layout_);
   ZP_ASSIGN_OR_RETURN(experts::Placement placement, PlaceExperts(catalog, options));
   const auto store = std::make_shared<experts::ExpertStore>(std::move(placement), options.host);
   ZP_RETURN_IF_ERROR(FillStore(checkpoint, host->packed_, options.peers, *kernels, pool, *store));

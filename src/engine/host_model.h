@@ -70,6 +70,8 @@ class HostModel {
 
   const spec::ModelSpec& spec() const { return weights_->spec(); }
   const model::ModelWeights& weights() const { return *weights_; }
+  // Of every expert, kept or gathered: in 8 bits if they are packed so.
+  const ops::ExpertLayout& expert_layout() const { return expert_layout_; }
   const experts::Placement& placement() const { return store_->placement(); }
   const HostModelOptions& options() const { return options_; }
   // Fraction of the experts' bytes that this host keeps.
@@ -92,6 +94,7 @@ class HostModel {
   HostModel() = default;
 
   HostModelOptions options_;
+  ops::ExpertLayout expert_layout_;
   std::shared_ptr<const model::ModelWeights> weights_;
   std::shared_ptr<const experts::ExpertStore> store_;
   std::optional<checkpoint::PackedExperts> packed_;  // if the checkpoint is packed

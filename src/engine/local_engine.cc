@@ -257,7 +257,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const Hos
   } else {
     ZP_ASSIGN_OR_RETURN(experts, host_model->OpenExperts(options.rank, options.trace));
     moe = std::make_unique<model::GatheredMoe>(
-        host_model->spec().layer_is_moe, host_model->weights().expert_layout(), *experts, *kernels);
+        host_model->spec().layer_is_moe, host_model->expert_layout(), *experts, *kernels);
   }
   return std::make_unique<LocalEngine>(std::move(pool),
                                        std::move(kernels),

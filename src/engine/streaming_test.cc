@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <thread>
@@ -13,6 +14,7 @@
 #include "base/status.h"
 #include "checkpoint/packed_experts.h"
 #include "checkpoint/synthetic.h"
+#include "checkpoint/testing.h"
 #include "engine/engine.h"
 #include "engine/host_model.h"
 #include "engine/odd_spec.h"
@@ -29,22 +31,37 @@ namespace fs = std::filesystem;
 using spec::DType;
 using testing::HasSubstr;
 
-class StreamingTest : public testing::TestWithParam<DType> {
+// The activations, and whether the checkpoint's experts are 8-bit numbers. Those stay 8-bit in the
+// packed directory; in memory, from a checkpoint that is not packed, they are wide.
+struct StreamingCase {
+  DType dtype;
+  bool is_fp8;
+};
+
+class StreamingTest : public testing::TestWithParam<StreamingCase> {
  protected:
+  DType dtype() const { return GetParam().dtype; }
+  std::optional<spec::Fp8Blocks> fp8_blocks() const {
+    return GetParam().is_fp8 ? std::optional(spec::Fp8Blocks{16, 10}) : std::nullopt;
+  }
+  std::unique_ptr<checkpoint::Checkpoint> CreateCheckpoint() const {
+    return checkpoint::CreateSynthetic(spec_, 3, source(), fp8_blocks());
+  }
+
   void SetUp() override {
     std::string pattern = (fs::temp_directory_path() / "zp_streaming_XXXXXX").string();
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
     root_ = pattern;
-    ASSERT_TRUE(checkpoint::WriteSyntheticFiles(spec_, source()).ok());
+    ASSERT_TRUE(checkpoint::WriteSyntheticFiles(spec_, source(), fp8_blocks()).ok());
     base::ThreadPool pool(2);
-    const auto kernels = ops::cpu::CreateKernels(GetParam(), pool);
-    const auto packed = model::PackCheckpoint(*checkpoint::CreateSynthetic(spec_, 3, source()),
-                                              **kernels,
-                                              pool,
-                                              packed_directory(),
-                                              [](const model::PackProgress&) {});
+    const auto kernels = ops::cpu::CreateKernels(dtype(), pool);
+    const auto packed = model::PackCheckpoint(
+        *CreateCheckpoint(), **kernels, pool, packed_directory(), [](const model::PackProgress&) {
+        });
     ASSERT_TRUE(packed.ok()) << packed.status();
-    expert_bytes_ = (*kernels)->expert_layout(spec_.model_dim, spec_.expert_dim).bytes;
+    expert_bytes_ =
+        (*kernels)->expert_layout(spec_.model_dim, spec_.expert_dim, fp8_blocks()).bytes;
+    wide_expert_bytes_ = (*kernels)->expert_layout(spec_.model_dim, spec_.expert_dim).bytes;
   }
   void TearDown() override { fs::remove_all(root_); }
 
@@ -53,7 +70,10 @@ class StreamingTest : public testing::TestWithParam<DType> {
 
   // Experts of each layer that fit beside the windows.
   int64_t BudgetFor(int32_t kept, int32_t rank_count, int32_t slots) const {
-    return static_cast<int64_t>(expert_bytes_) *
+    return BudgetFor(expert_bytes_, kept, rank_count, slots);
+  }
+  int64_t BudgetFor(size_t expert_bytes, int32_t kept, int32_t rank_count, int32_t slots) const {
+    return static_cast<int64_t>(expert_bytes) *
            (6 * kept + int64_t{rank_count} * slots * (spec_.expert_count - kept));
   }
 
@@ -101,12 +121,12 @@ class StreamingTest : public testing::TestWithParam<DType> {
   const spec::ModelSpec spec_ = OddSpec({true, true, false, true, true, true, true});
   std::string root_;
   size_t expert_bytes_ = 0;
+  size_t wide_expert_bytes_ = 0;  // in memory, from a checkpoint that is not packed
 };
 
 TEST_P(StreamingTest, AnswersAreBitEqualFromAnyPlacement) {
   const auto resident = Engine::Create(
-      *HostModel::Load(*checkpoint::CreateSynthetic(spec_, 3), {.activation_dtype = GetParam()}),
-      {.thread_count = 2});
+      *HostModel::Load(*CreateCheckpoint(), {.activation_dtype = dtype()}), {.thread_count = 2});
   ASSERT_TRUE(resident.ok()) << resident.status();
   const std::vector<std::vector<protocol::Work>> passes = {
       RandomWorks(1), RandomWorks(2), RandomWorks(3)};
@@ -116,7 +136,7 @@ TEST_P(StreamingTest, AnswersAreBitEqualFromAnyPlacement) {
   }
   for (const int32_t slots : {2, 3}) {
     for (const int32_t kept : {0, 1, 6, 12, 13}) {
-      const auto host = LoadPacked({.activation_dtype = GetParam(),
+      const auto host = LoadPacked({.activation_dtype = dtype(),
                                     .expert_memory_bytes = BudgetFor(kept, 1, slots),
                                     .window_slot_count = slots});
       ASSERT_TRUE(host.ok()) << host.status();
@@ -133,7 +153,7 @@ TEST_P(StreamingTest, AnswersAreBitEqualFromAnyPlacement) {
 // However many chunks a layer goes in, its bank comes once.
 TEST_P(StreamingTest, ThePassReportCountsEachGatheredByteOnce) {
   const auto host =
-      LoadPacked({.activation_dtype = GetParam(), .expert_memory_bytes = BudgetFor(3, 1, 2)});
+      LoadPacked({.activation_dtype = dtype(), .expert_memory_bytes = BudgetFor(3, 1, 2)});
   ASSERT_TRUE(host.ok()) << host.status();
   const auto engine = Engine::Create(*host, {.thread_count = 1, .chunk_tokens = 5});
   const std::vector<protocol::Work> works = RandomWorks(4);
@@ -154,7 +174,7 @@ TEST_P(StreamingTest, RanksOfOneProcessAnswerAlikeAtTheSameTime) {
   std::vector<float> expected;
   for (const int32_t kept : {13, 4}) {
     const auto host =
-        LoadPacked({.activation_dtype = GetParam(),
+        LoadPacked({.activation_dtype = dtype(),
                     .rank_count = kRanks,
                     .expert_memory_bytes = kept == 13 ? BudgetFor(13, 0, 0) : int64_t{1} << 30});
     ASSERT_TRUE(host.ok()) << host.status();
@@ -223,14 +243,14 @@ class Cluster {
 
 TEST_P(StreamingTest, HostsThatShareTheExpertsAnswerAlike) {
   const std::vector<protocol::Work> works = RandomWorks(11);
-  const auto alone = Engine::Create(*LoadPacked({.activation_dtype = GetParam()}), {});
+  const auto alone = Engine::Create(*LoadPacked({.activation_dtype = dtype()}), {});
   const std::vector<float> expected = Run(**alone, works);
   for (const int32_t host_count : {2, 4}) {
     for (const int32_t redundancy : {1, 2}) {
       const int32_t kept = (spec_.expert_count * redundancy + host_count - 1) / host_count;
       std::vector<std::shared_ptr<const HostModel>> hosts;
       for (int32_t host = 0; host < host_count; ++host) {
-        auto loaded = LoadPacked({.activation_dtype = GetParam(),
+        auto loaded = LoadPacked({.activation_dtype = dtype(),
                                   .expert_memory_bytes = BudgetFor(kept, 1, 2),
                                   .host_count = host_count,
                                   .host = host,
@@ -254,7 +274,7 @@ TEST_P(StreamingTest, HostsThatShareTheExpertsAnswerAlike) {
 
 TEST_P(StreamingTest, ACorruptShardFailsThePassAndNamesFileAndExpert) {
   const auto host =
-      LoadPacked({.activation_dtype = GetParam(), .expert_memory_bytes = BudgetFor(2, 1, 2)});
+      LoadPacked({.activation_dtype = dtype(), .expert_memory_bytes = BudgetFor(2, 1, 2)});
   ASSERT_TRUE(host.ok()) << host.status();
   const auto engine = Engine::Create(*host, {.thread_count = 1});
   const std::vector<protocol::Work> works = RandomWorks(9);
@@ -280,19 +300,54 @@ TEST_P(StreamingTest, ACorruptShardFailsThePassAndNamesFileAndExpert) {
 }
 
 TEST_P(StreamingTest, TooLittleMemoryIsSaidBeforeAnythingRuns) {
-  const auto host = LoadPacked({.activation_dtype = GetParam(), .expert_memory_bytes = 4096});
+  const auto host = LoadPacked({.activation_dtype = dtype(), .expert_memory_bytes = 4096});
   EXPECT_EQ(host.status().code(), absl::StatusCode::kResourceExhausted);
-  const auto unpacked =
-      HostModel::Load(*checkpoint::CreateSynthetic(spec_, 3),
-                      {.activation_dtype = GetParam(), .expert_memory_bytes = BudgetFor(3, 1, 2)});
+  const auto unpacked = HostModel::Load(
+      *CreateCheckpoint(),
+      {.activation_dtype = dtype(), .expert_memory_bytes = BudgetFor(wide_expert_bytes_, 3, 1, 2)});
   EXPECT_EQ(unpacked.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(base::MessageOf(unpacked.status()), HasSubstr("zeroprefill pack"));
 }
 
+// A packed directory says what its experts are: an index that says otherwise is not believed.
+TEST_P(StreamingTest, AnIndexThatLiesAboutTheNumbersIsRefused) {
+  const std::string index = packed_directory() + "/experts.json";
+  const std::string text = checkpoint::ReadText(index);
+  const auto expect_refused = [&](std::string_view from, std::string_view to) {
+    checkpoint::EditText(index, from, to);
+    const auto host = LoadPacked({.activation_dtype = dtype()});
+    EXPECT_FALSE(host.ok()) << to;
+    EXPECT_THAT(base::MessageOf(host.status()), HasSubstr(packed_directory()));
+    checkpoint::WriteText(index, text);
+  };
+  if (!fp8_blocks().has_value()) {
+    expect_refused("\"version\":1", "\"version\":2");
+    expect_refused("\"version\":1,",
+                   "\"version\":2,\"fp8_block_size\":[16,10],\"scales_offset\":0,");
+    return;
+  }
+  expect_refused("\"version\":2", "\"version\":1");
+  expect_refused("\"fp8_block_size\":[16,10]", "\"fp8_block_size\":[10,16]");
+  expect_refused("fp8 in blocks of 16 x 10", "fp8 in blocks of 16 x 11");
+  const std::string field = "\"scales_offset\":";
+  const size_t begin = text.find(field) + field.size();
+  const std::string offset = text.substr(begin, text.find(',', begin) - begin);
+  for (const size_t wrong : {size_t{0}, expert_bytes_ - 64, expert_bytes_, size_t{1} << 40}) {
+    expect_refused(field + offset, field + std::to_string(wrong));
+  }
+  EXPECT_TRUE(LoadPacked({.activation_dtype = dtype()}).ok());
+}
+
 INSTANTIATE_TEST_SUITE_P(DTypes,
                          StreamingTest,
-                         testing::Values(DType::kBf16, DType::kF32),
-                         [](const auto& dtype) { return std::string(NameOf(dtype.param)); });
+                         testing::Values(StreamingCase{DType::kBf16, false},
+                                         StreamingCase{DType::kF32, false},
+                                         StreamingCase{DType::kBf16, true},
+                                         StreamingCase{DType::kF32, true}),
+                         [](const auto& info) {
+                           return std::string(NameOf(info.param.dtype)) +
+                                  (info.param.is_fp8 ? "_fp8" : "");
+                         });
 
 }  // namespace
 }  // namespace zp::engine

@@ -43,6 +43,21 @@ absl::Status PackExpertBlob(const checkpoint::Checkpoint& checkpoint,
                  blob);
 }
 
+absl::Status PackFp8ExpertBlob(const checkpoint::Checkpoint& checkpoint,
+                               const ops::Kernels& kernels,
+                               int32_t layer,
+                               int32_t expert,
+                               std::span<std::byte> blob) {
+  ZP_ASSIGN_OR_RETURN(const FiniteFp8 gate,
+                      ReadFiniteFp8(checkpoint, TensorRole::kExpertGate, layer, expert));
+  ZP_ASSIGN_OR_RETURN(const FiniteFp8 up,
+                      ReadFiniteFp8(checkpoint, TensorRole::kExpertUp, layer, expert));
+  ZP_ASSIGN_OR_RETURN(const FiniteFp8 down,
+                      ReadFiniteFp8(checkpoint, TensorRole::kExpertDown, layer, expert));
+  kernels.PackFp8Expert(gate.view(), up.view(), down.view(), blob);
+  return absl::OkStatus();
+}
+
 absl::Status PackDenseFfnBlob(const checkpoint::Checkpoint& checkpoint,
                               const ops::Kernels& kernels,
                               int32_t layer,

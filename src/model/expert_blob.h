@@ -22,7 +22,15 @@ absl::Status PackExpertBlob(const checkpoint::Checkpoint& checkpoint,
                             int32_t expert,
                             std::span<std::byte> blob);
 
-// The same for the feed-forward block of a layer without experts.
+// The same in 8 bits, `blob` being kernels.expert_layout(..., checkpoint.expert_fp8_blocks()).bytes
+// long. REQUIRES: checkpoint.expert_fp8_blocks().
+absl::Status PackFp8ExpertBlob(const checkpoint::Checkpoint& checkpoint,
+                               const ops::Kernels& kernels,
+                               int32_t layer,
+                               int32_t expert,
+                               std::span<std::byte> blob);
+
+// PackExpertBlob for the feed-forward block of a layer without experts.
 absl::Status PackDenseFfnBlob(const checkpoint::Checkpoint& checkpoint,
                               const ops::Kernels& kernels,
                               int32_t layer,

@@ -1,6 +1,9 @@
 #include "model/finite.h"
 
 #include <algorithm>
+#include <cmath>
+
+#include "base/float8.h"
 
 namespace zp::model {
 namespace {
@@ -39,6 +42,23 @@ int64_t FirstNonFinite(std::span<const std::byte> bytes, spec::DType dtype) {
       return FirstWithFullExponent<uint16_t, 0x7c00>(bytes);
     case spec::DType::kF32:
       return FirstWithFullExponent<uint32_t, 0x7f800000u>(bytes);
+  }
+  return -1;
+}
+
+int64_t FirstNonFinite(const ops::Fp8Matrix& matrix) {
+  for (int64_t begin = 0; begin < matrix.rows * matrix.cols;) {
+    const int64_t row = begin / matrix.cols;
+    const int64_t col = begin % matrix.cols;
+    const int64_t block_end = (col / matrix.blocks.cols + 1) * matrix.blocks.cols;
+    const int64_t end = begin - col + std::min(block_end, matrix.cols);
+    const float scale = matrix.scales[matrix.blocks.ScaleIndex(row, col, matrix.cols)];
+    for (int64_t index = begin; index < end; ++index) {
+      if (!std::isfinite(base::kFp8Values[static_cast<uint8_t>(matrix.numbers[index])] * scale)) {
+        return index;
+      }
+    }
+    begin = end;
   }
   return -1;
 }

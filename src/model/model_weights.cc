@@ -23,7 +23,6 @@ class WeightLoader {
 
   absl::Status Load() {
     weights_.spec_ = spec_;
-    weights_.expert_layout_ = kernels_.expert_layout(spec_.model_dim, spec_.expert_dim);
     weights_.dense_layout_ = kernels_.expert_layout(spec_.model_dim, spec_.dense_ffn_dim);
     ZP_RETURN_IF_ERROR(LoadEnds());
     weights_.layers_.resize(spec_.layer_count);

@@ -43,7 +43,6 @@ class ModelWeights {
   ops::ConstMatrix embedding() const { return embedding_; }      // [vocab, h], as in the checkpoint
   ops::ConstMatrix output_head() const { return output_head_; }  // [vocab, h], as in the checkpoint
   ops::PackedWeight packed_output_head() const { return packed_output_head_; }
-  const ops::ExpertLayout& expert_layout() const { return expert_layout_; }
   const ops::ExpertLayout& dense_layout() const { return dense_layout_; }
 
  private:
@@ -57,7 +56,6 @@ class ModelWeights {
   ops::ConstMatrix embedding_;
   ops::ConstMatrix output_head_;
   ops::PackedWeight packed_output_head_;
-  ops::ExpertLayout expert_layout_;
   ops::ExpertLayout dense_layout_;
 };
 

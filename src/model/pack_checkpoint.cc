@@ -99,7 +99,8 @@ class Packer {
       : checkpoint_(checkpoint),
         spec_(checkpoint.spec()),
         kernels_(kernels),
-        layout_(kernels.expert_layout(spec_.model_dim, spec_.expert_dim)),
+        layout_(kernels.expert_layout(
+            spec_.model_dim, spec_.expert_dim, checkpoint.expert_fp8_blocks())),
         pool_(pool),
         directory_(directory),
         report_(report),
@@ -157,6 +158,15 @@ class Packer {
     }
     ZP_ASSIGN_OR_RETURN(packing_, checkpoint::ReadUnfinishedPacking(directory_, spec_));
     ZP_RETURN_IF_ERROR(CheckPackedLayout(packing_.experts, spec_, kernels_));
+    if (packing_.experts.fp8_blocks != layout_.fp8_blocks) {
+      return absl::FailedPreconditionError(
+          fmt::format("{}: holds an unfinished packing with layout '{}', but {} is packed with "
+                      "layout '{}'; remove it to begin anew",
+                      directory_,
+                      packing_.experts.layout,
+                      checkpoint_.directory(),
+                      kernels_.layout_name(layout_.fp8_blocks)));
+    }
     if (packing_.source != source) {
       return absl::FailedPreconditionError(
           fmt::format("{}: holds an unfinished packing of another checkpoint than {} is now "
@@ -171,11 +181,13 @@ class Packer {
 
   checkpoint::PackedExperts EmptyIndex() const {
     return {.directory = directory_,
-            .layout = kernels_.layout_name(),
+            .layout = kernels_.layout_name(layout_.fp8_blocks),
             .expert_count = spec_.expert_count,
             .expert_bytes = layout_.bytes,
             .gate_up_offset = layout_.gate_up_offset,
             .down_offset = layout_.down_offset,
+            .fp8_blocks = layout_.fp8_blocks,
+            .scales_offset = layout_.scales_offset,
             .layers = std::vector<checkpoint::PackedLayer>(spec_.layer_count)};
   }
 
@@ -254,10 +266,10 @@ class Packer {
     ZP_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(path + kPartialSuffix));
     std::vector<uint64_t> checksums(spec_.expert_count);
     std::vector<absl::Status> statuses(spec_.expert_count);
+    const auto pack = layout_.fp8_blocks.has_value() ? PackFp8ExpertBlob : PackExpertBlob;
     pool_.ParallelFor(spec_.expert_count, [&](int64_t expert, int worker) {
       const std::span<std::byte> blob = Scratch(worker);
-      statuses[expert] =
-          PackExpertBlob(checkpoint_, kernels_, layer, static_cast<int32_t>(expert), blob);
+      statuses[expert] = pack(checkpoint_, kernels_, layer, static_cast<int32_t>(expert), blob);
       if (statuses[expert].ok()) {
         checksums[expert] = base::Checksum(blob);
         statuses[expert] = WriteBlob(file, expert, blob);
@@ -346,10 +358,12 @@ absl::Status CheckPackedLayout(const checkpoint::PackedExperts& experts,
         kernels.name(),
         expected));
   };
-  if (experts.layout != kernels.layout_name()) {
-    return wrong("layout", experts.layout, kernels.layout_name());
+  const std::string layout_name = kernels.layout_name(experts.fp8_blocks);
+  if (experts.layout != layout_name) {
+    return wrong("layout", experts.layout, layout_name);
   }
-  const ops::ExpertLayout layout = kernels.expert_layout(spec.model_dim, spec.expert_dim);
+  const ops::ExpertLayout layout =
+      kernels.expert_layout(spec.model_dim, spec.expert_dim, experts.fp8_blocks);
   if (experts.expert_bytes != layout.bytes) {
     return wrong("expert_bytes", experts.expert_bytes, layout.bytes);
   }
@@ -358,6 +372,9 @@ absl::Status CheckPackedLayout(const checkpoint::PackedExperts& experts,
   }
   if (experts.down_offset != layout.down_offset) {
     return wrong("down_offset", experts.down_offset, layout.down_offset);
+  }
+  if (experts.scales_offset != layout.scales_offset) {
+    return wrong("scales_offset", experts.scales_offset, layout.scales_offset);
   }
   return absl::OkStatus();
 }

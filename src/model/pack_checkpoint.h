@@ -1,5 +1,5 @@
 // Writes a checkpoint as a packed directory (docs/packed_format.md): its experts as the blobs that
-// `kernels` read, one file per layer, everything else as it was.
+// `kernels` read, one file per layer, everything else as it was. Experts of 8-bit numbers stay so.
 //
 // A run that was killed is gone on with: layers that were finished stay. Memory: one blob per
 // thread; the page cache holds two more per thread of what was written, and what a layer has read.

@@ -5,10 +5,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <map>
+#include <random>
 
+#include "base/bfloat16.h"
 #include "base/checksum.h"
 #include "checkpoint/fp8_testing.h"
 #include "checkpoint/safetensors_writer.h"
@@ -215,19 +219,22 @@ TEST_F(PackCheckpointTest, KeepsNumbersOfMixedWidthsAligned) {
                                  narrow->Tensor(checkpoint::TensorRole::kRouter, 2).bytes));
 }
 
-TEST_F(PackCheckpointTest, Packs8BitWeightsAsTheNumbersTheyStandFor) {
-  fs::remove_all(model_);
-  const checkpoint::Fp8Model model(model_);
-  const std::unique_ptr<ops::Kernels> kernels = CpuKernels(spec::DType::kBf16, pool_);
-  ASSERT_TRUE(Pack(*kernels, packed_).ok());
-  const auto opened = Checkpoint::Open(packed_);
-  ASSERT_TRUE(opened.ok()) << opened.status();
-  EXPECT_EQ((*opened)->DTypeOf(checkpoint::TensorRole::kQuery, 0), spec::DType::kF32);
-  const auto packed = checkpoint::ReadPackedExperts(packed_, TinySpec());
-  ASSERT_TRUE(packed.ok()) << packed.status();
-  const memory::Buffer blob(packed->expert_bytes, "test");
+constexpr spec::Fp8Blocks kTestBlocks = {checkpoint::kTestBlockRows, checkpoint::kTestBlockCols};
+
+// Makes experts of one layer from what the judge says: all rows through all experts of the packed
+// blobs give, to the bit, what they give of the widened weights.
+void ExpectFfnOfJudgedWeights(const checkpoint::Fp8Model& model,
+                              const PackedExperts& packed,
+                              ops::Kernels& kernels) {
   const auto [h, i] = std::pair(TinySpec().model_dim, TinySpec().expert_dim);
-  for (int32_t expert = 0; expert < packed->expert_count; ++expert) {
+  const ops::ExpertLayout wide_layout = kernels.expert_layout(h, i);
+  const std::string file = ReadText(packed.layers[2].path);
+  const memory::Buffer blobs(file.size(), "test");
+  std::memcpy(blobs.data(), file.data(), file.size());
+  std::vector<memory::Buffer> wide_buffers;
+  std::vector<const std::byte*> wide_blobs;
+  std::vector<const std::byte*> fp8_blobs;
+  for (int32_t expert = 0; expert < packed.expert_count; ++expert) {
     const auto judge = [&](const char* part) {
       return model.Judge(fmt::format("model.layers.2.mlp.experts.{}.{}_proj.weight", expert, part));
     };
@@ -238,9 +245,129 @@ TEST_F(PackCheckpointTest, Packs8BitWeightsAsTheNumbersTheyStandFor) {
     const std::vector<float> gate = judge("gate");
     const std::vector<float> up = judge("up");
     const std::vector<float> down = judge("down");
-    kernels->PackExpert(matrix(gate, i, h), matrix(up, i, h), matrix(down, h, i), blob.bytes());
-    EXPECT_EQ(packed->layers[2].checksums[expert], base::Checksum(blob.bytes())) << expert;
+    wide_buffers.emplace_back(wide_layout.bytes, "test");
+    kernels.PackExpert(
+        matrix(gate, i, h), matrix(up, i, h), matrix(down, h, i), wide_buffers.back().bytes());
+    wide_blobs.push_back(wide_buffers.back().data());
+    fp8_blobs.push_back(blobs.data() + expert * packed.expert_bytes);
   }
+  constexpr int64_t kRows = 50;
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  std::vector<float> x_values(kRows * h);
+  std::ranges::generate(x_values, [&] { return normal(random); });
+  std::vector<base::BFloat16> narrow_values(x_values.begin(), x_values.end());
+  const ops::ConstMatrix x = {kernels.activation_dtype() == spec::DType::kF32
+                                  ? reinterpret_cast<const std::byte*>(x_values.data())
+                                  : reinterpret_cast<const std::byte*>(narrow_values.data()),
+                              kernels.activation_dtype(),
+                              kRows,
+                              h,
+                              h};
+  std::vector<int32_t> ids(kRows);
+  std::vector<float> weights(kRows, 1.0f);
+  std::ranges::generate(ids, [&] { return static_cast<int32_t>(random() % 5); });
+  const auto run = [&](const ops::ExpertLayout& layout, const std::vector<const std::byte*>& bank) {
+    std::vector<float> residual(kRows * h);
+    kernels.ExpertFfn(
+        x,
+        {ids, weights, 1},
+        {layout, bank},
+        {reinterpret_cast<std::byte*>(residual.data()), spec::DType::kF32, kRows, h, h});
+    return residual;
+  };
+  EXPECT_EQ(run(kernels.expert_layout(h, i, kTestBlocks), fp8_blobs), run(wide_layout, wide_blobs));
+}
+
+TEST_F(PackCheckpointTest, Keeps8BitExpertsWhichStandForTheSameNumbers) {
+  fs::remove_all(model_);
+  const checkpoint::Fp8Model model(model_);
+  for (const std::string name : {"bf16", "f32", "reference"}) {
+    const std::unique_ptr<ops::Kernels> kernels =
+        name == "reference"
+            ? ops::reference::CreateKernels()
+            : CpuKernels(name == "bf16" ? spec::DType::kBf16 : spec::DType::kF32, pool_);
+    const std::string directory = packed_ + name;
+    ASSERT_TRUE(Pack(*kernels, directory).ok());
+    const auto opened = Checkpoint::Open(directory);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    EXPECT_EQ((*opened)->DTypeOf(checkpoint::TensorRole::kQuery, 0), spec::DType::kF32);
+    EXPECT_EQ((*opened)->expert_fp8_blocks(), std::nullopt);
+    const auto packed = checkpoint::ReadPackedExperts(directory, TinySpec());
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    EXPECT_EQ(packed->fp8_blocks, kTestBlocks);
+    EXPECT_EQ(packed->layout, kernels->layout_name(kTestBlocks));
+    EXPECT_TRUE(CheckPackedLayout(*packed, TinySpec(), *kernels).ok());
+    ExpectFfnOfJudgedWeights(model, *packed, *kernels);
+  }
+}
+
+TEST_F(PackCheckpointTest, WidensExpertsOfWhichOneIsWide) {
+  fs::remove_all(model_);
+  checkpoint::Fp8Model model(model_);
+  const std::string name = "model.layers.0.mlp.experts.1.down_proj.weight";
+  model.Remove(name + "_scale_inv");
+  model.Add(name, "BF16", {20, 12}, std::vector<std::byte>(2 * 20 * 12));
+  model.Write();
+  ASSERT_TRUE(Pack(*reference_, packed_).ok());
+  const auto packed = checkpoint::ReadPackedExperts(packed_, TinySpec());
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  EXPECT_EQ(packed->fp8_blocks, std::nullopt);
+  ExpectEqualBlobs(*packed, *reference_);
+}
+
+TEST_F(PackCheckpointTest, Keeps8BitExpertsWhereverItWasKilled) {
+  fs::remove_all(model_);
+  const checkpoint::Fp8Model model(model_);
+  ASSERT_TRUE(Pack(*reference_, packed_).ok());
+  for (const int kill_at : {kDenseReports + 1, kReportsOfLayer0 + 2}) {
+    const std::string directory = directory_.File("killed" + std::to_string(kill_at));
+    PackAndDie(directory, kill_at);
+    ASSERT_TRUE(Pack(*reference_, directory).ok());
+    EXPECT_EQ(FilesOf(directory), FilesOf(packed_)) << kill_at;
+  }
+}
+
+// As a version that widened all experts left it.
+TEST_F(PackCheckpointTest, DoesNotGoOnIn8BitsWithWhatWasBegunWide) {
+  PackAndDie(packed_, kReportsOfLayer0 + 2);
+  fs::remove_all(model_);
+  const checkpoint::Fp8Model model(model_);
+  const absl::Status status = Pack(*reference_, packed_);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(base::MessageOf(status),
+              AllOf(HasSubstr("unfinished packing with layout 'row-major f32'"),
+                    HasSubstr("'row-major fp8 in blocks of 8 x 6'")));
+}
+
+TEST_F(PackCheckpointTest, Names8BitTensorsThatAreNotFinite) {
+  const std::string name = "model.layers.2.mlp.experts.3.up_proj.weight";
+  const std::vector<int64_t> shape = {12, 20};
+  fs::remove_all(model_);
+  checkpoint::Fp8Model model(model_);
+  const auto expect_refused = [&](const std::string& element) {
+    model.Write();
+    const std::string directory = directory_.File("refused " + element);
+    const absl::Status status = Pack(*reference_, directory);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(base::MessageOf(status), AllOf(HasSubstr(name), HasSubstr(element)));
+    EXPECT_FALSE(checkpoint::IsPacked(directory));
+  };
+  for (const int nan : {0x7f, 0xff}) {
+    std::vector<std::byte> numbers(12 * 20);
+    numbers[87] = static_cast<std::byte>(nan);
+    model.Add(name, "F8_E4M3", shape, numbers);
+    expect_refused("element 87 is");
+    fs::remove_all(directory_.File("refused element 87 is"));
+  }
+  std::vector<std::byte> numbers(12 * 20);
+  numbers[13] = static_cast<std::byte>(0xfe);
+  model.Add(name, "F8_E4M3", shape, numbers);
+  std::vector<float> scales(2 * 4, 1.0f);
+  scales[2] = 1e38f;
+  const auto bytes = std::as_bytes(std::span(scales));
+  model.Add(name + "_scale_inv", "F32", {2, 4}, {bytes.begin(), bytes.end()});
+  expect_refused("element 13 is -inf, not a finite number");
 }
 
 TEST_F(PackCheckpointTest, ReportsEveryByte) {
@@ -376,6 +503,10 @@ class VastCheckpoint final : public Checkpoint {
   }
   spec::DType DTypeOf(checkpoint::TensorRole, int32_t, int32_t) const override {
     return view_.dtype;
+  }
+  std::optional<spec::Fp8Blocks> expert_fp8_blocks() const override { return std::nullopt; }
+  checkpoint::Fp8Copy ReadFp8(checkpoint::TensorRole, int32_t, int32_t) const override {
+    return {};
   }
   std::string TensorName(checkpoint::TensorRole, int32_t, int32_t) const override { return "x"; }
   void Release(const checkpoint::TensorView&) const override {}

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/bfloat16.h"
+#include "base/float8.h"
 #include "ops/matrix.h"
 #include "spec/dtype.h"
 
@@ -38,6 +39,11 @@ inline float LoadElement(const std::byte* data, spec::DType dtype, int64_t index
 
 inline float LoadElement(const ConstMatrix& matrix, int64_t row, int64_t col) {
   return LoadElement(matrix.data, matrix.dtype, row * matrix.row_stride + col);
+}
+
+inline float LoadElement(const Fp8Matrix& matrix, int64_t row, int64_t col) {
+  const auto bits = static_cast<uint8_t>(matrix.numbers[row * matrix.cols + col]);
+  return base::kFp8Values[bits] * matrix.scales[matrix.blocks.ScaleIndex(row, col, matrix.cols)];
 }
 
 // Stores to bf16 or f32.

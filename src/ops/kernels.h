@@ -22,6 +22,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -42,13 +43,21 @@ struct PackedWeight {
 };
 
 // Where the parts of one expert lie in its blob. An expert is one contiguous run of bytes: the unit
-// of every gather.
+// of every gather. Its numbers are those that the products read or, to halve what is moved, the
+// 8-bit numbers of the checkpoint, which ExpertFfn widens when it meets them.
 struct ExpertLayout {
   int64_t model_dim = 0;
   int64_t expert_dim = 0;
   size_t gate_up_offset = 0;  // packed [2 * expert_dim, model_dim]: gate rows, then up rows
   size_t down_offset = 0;     // packed [model_dim, expert_dim]
   size_t bytes = 0;           // whole blob, a multiple of 4096 (direct I/O)
+  // Set if the numbers are 8-bit ones. Their scales are f32: those of gate, of up, of down.
+  std::optional<spec::Fp8Blocks> fp8_blocks = std::nullopt;
+  size_t scales_offset = 0;
+
+  // With fp8_blocks: the scales of gate, as many as those of up; and those of down.
+  int64_t gate_scale_count() const { return fp8_blocks->ScaleCount(expert_dim, model_dim); }
+  int64_t down_scale_count() const { return fp8_blocks->ScaleCount(model_dim, expert_dim); }
 };
 
 // The experts of one layer: blobs[e] is expert e, or null if no token of this pass was routed to
@@ -136,19 +145,31 @@ class Kernels {
   virtual spec::DType activation_dtype() const = 0;
 
   // --- Weights ---
-  // Names the packed form: bytes packed under one name may be read under the same name, on another
-  // machine or day, and under no other.
-  virtual std::string layout_name() const = 0;
+  // Names the packed form, of experts in 8 bits with `fp8`: bytes packed under one name may be read
+  // under the same name, on another machine or day, and under no other.
+  virtual std::string layout_name(const std::optional<spec::Fp8Blocks>& fp8) const = 0;
+  std::string layout_name() const { return layout_name(std::nullopt); }
   virtual size_t packed_bytes(int64_t out_dim, int64_t in_dim) const = 0;
   // `weight` [out_dim, in_dim], any dtype; `packed` is packed_bytes() long and 64-byte aligned.
   virtual void Pack(ConstMatrix weight, std::span<std::byte> packed) const = 0;
-  virtual ExpertLayout expert_layout(int64_t model_dim, int64_t expert_dim) const = 0;
+  virtual ExpertLayout expert_layout(int64_t model_dim,
+                                     int64_t expert_dim,
+                                     const std::optional<spec::Fp8Blocks>& fp8) const = 0;
+  ExpertLayout expert_layout(int64_t model_dim, int64_t expert_dim) const {
+    return expert_layout(model_dim, expert_dim, std::nullopt);
+  }
   // gate, up [expert_dim, model_dim]; down [model_dim, expert_dim]; `blob` is layout.bytes long,
   // 64-byte aligned.
   virtual void PackExpert(ConstMatrix gate,
                           ConstMatrix up,
                           ConstMatrix down,
                           std::span<std::byte> blob) const = 0;
+  // The same with the layout of 8-bit numbers; all three have the same blocks. What ExpertFfn makes
+  // of the blob is, to the bit, what it makes of PackExpert's blob of the widened weights.
+  virtual void PackFp8Expert(const Fp8Matrix& gate,
+                             const Fp8Matrix& up,
+                             const Fp8Matrix& down,
+                             std::span<std::byte> blob) const = 0;
 
   // --- Linear algebra ---
   // y = x W^T, or y += x W^T. `y` is in activation_dtype() or f32; adding needs f32.

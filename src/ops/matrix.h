@@ -53,4 +53,13 @@ struct Matrix {
   operator ConstMatrix() const { return {data, dtype, rows, cols, row_stride}; }
 };
 
+// A matrix of 8-bit numbers with scales, see spec::Fp8Blocks.
+struct Fp8Matrix {
+  const std::byte* numbers = nullptr;  // [rows, cols], row-major, without gaps
+  const float* scales = nullptr;       // [blocks.ScaleRows(rows), blocks.ScaleCols(cols)]
+  int64_t rows = 0;
+  int64_t cols = 0;
+  spec::Fp8Blocks blocks;
+};
+
 }  // namespace zp::ops

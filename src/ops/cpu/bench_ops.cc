@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <numeric>
 #include <string>
@@ -15,6 +16,7 @@
 
 #include "fmt/format.h"
 #include "ops/cpu/cpu_kernels.h"
+#include "ops/cpu/random_fp8.h"
 #include "ops/cpu/random_matrix.h"
 
 namespace zp::ops::cpu {
@@ -84,6 +86,7 @@ class Bench {
     routing_ = {expert_ids_, expert_weights_, kExpertsPerToken};
     kernels_->RouteExperts(router_logits_.view, true, routing_);
     PackBank();
+    PackFp8Bank();
     PackDense();
   }
 
@@ -133,6 +136,24 @@ class Bench {
     bank_ = {layout, blobs_};
   }
 
+  void PackFp8Bank() {
+    constexpr spec::Fp8Blocks kBlocks = {128, 128};
+    const ExpertLayout layout = kernels_->expert_layout(kModelDim, kExpertDim, kBlocks);
+    const OwnedFp8 gate = RandomFp8(random_, kExpertDim, kModelDim, kBlocks, .02f);
+    const OwnedFp8 down = RandomFp8(random_, kModelDim, kExpertDim, kBlocks, .02f);
+    fp8_bank_memory_ = memory::Buffer(layout.bytes * kExpertCount, "bench");
+    for (int64_t expert = 0; expert < kExpertCount; ++expert) {
+      std::byte* blob = fp8_bank_memory_.data() + static_cast<size_t>(expert) * layout.bytes;
+      if (expert == 0) {
+        kernels_->PackFp8Expert(gate.view(), gate.view(), down.view(), {blob, layout.bytes});
+      } else {
+        std::memcpy(blob, fp8_blobs_[0], layout.bytes);
+      }
+      fp8_blobs_.push_back(blob);
+    }
+    fp8_bank_ = {layout, fp8_blobs_};
+  }
+
   Case Product(
       const std::string& name, const memory::Buffer& weight, Matrix x, Matrix y, bool add) {
     const PackedWeight packed{weight.data(), y.cols, x.cols};
@@ -157,6 +178,12 @@ class Bench {
          .flops = 6.0 * static_cast<double>(rows_ * kExpertsPerToken) *
                   static_cast<double>(kModelDim * kExpertDim),
          .run = [this] { kernels_->ExpertFfn(x_.view, routing_, bank_, residual_.view); }});
+    cases.push_back(
+        {.op = "expert_ffn fp8",
+         .shape = "2048/768, 8 of 128",
+         .flops = 6.0 * static_cast<double>(rows_ * kExpertsPerToken) *
+                  static_cast<double>(kModelDim * kExpertDim),
+         .run = [this] { kernels_->ExpertFfn(x_.view, routing_, fp8_bank_, residual_.view); }});
     cases.push_back({.op = "rms_norm", .shape = "2048", .run = [this] {
                        kernels_->RmsNorm(residual_.view, norm_weight_, 1e-6f, x_.view);
                      }});
@@ -186,9 +213,9 @@ class Bench {
   std::vector<LogitAnswer> answers_;
   std::vector<float> angles_;
   Routing routing_;
-  memory::Buffer query_, output_, router_, bank_memory_;
-  std::vector<const std::byte*> blobs_;
-  ExpertBank bank_;
+  memory::Buffer query_, output_, router_, bank_memory_, fp8_bank_memory_;
+  std::vector<const std::byte*> blobs_, fp8_blobs_;
+  ExpertBank bank_, fp8_bank_;
 };
 
 }  // namespace

@@ -35,8 +35,13 @@ class CpuKernels final : public Kernels {
   std::string_view name() const override { return name_; }
   spec::DType activation_dtype() const override { return activation_dtype_; }
 
-  std::string layout_name() const override {
-    return fmt::format("{}, panels of {}", product_.layout_name(), product_.panel_columns());
+  std::string layout_name(const std::optional<spec::Fp8Blocks>& fp8) const override {
+    const std::string plain =
+        fmt::format("{}, panels of {}", product_.layout_name(), product_.panel_columns());
+    return fp8.has_value()
+               ? fmt::format(
+                     "fp8 in blocks of {} x {}, in the order of {}", fp8->rows, fp8->cols, plain)
+               : plain;
   }
 
   size_t packed_bytes(int64_t out_dim, int64_t in_dim) const override {
@@ -47,8 +52,10 @@ class CpuKernels final : public Kernels {
     product_.Pack(weight, /*up=*/nullptr, packed);
   }
 
-  ExpertLayout expert_layout(int64_t model_dim, int64_t expert_dim) const override {
-    return expert_ffn_.Layout(model_dim, expert_dim);
+  ExpertLayout expert_layout(int64_t model_dim,
+                             int64_t expert_dim,
+                             const std::optional<spec::Fp8Blocks>& fp8) const override {
+    return expert_ffn_.Layout(model_dim, expert_dim, fp8);
   }
 
   void PackExpert(ConstMatrix gate,
@@ -56,6 +63,13 @@ class CpuKernels final : public Kernels {
                   ConstMatrix down,
                   std::span<std::byte> blob) const override {
     expert_ffn_.Pack(gate, up, down, blob);
+  }
+
+  void PackFp8Expert(const Fp8Matrix& gate,
+                     const Fp8Matrix& up,
+                     const Fp8Matrix& down,
+                     std::span<std::byte> blob) const override {
+    expert_ffn_.PackFp8(gate, up, down, blob);
   }
 
   void MatMul(ConstMatrix x, const PackedWeight& weight, Matrix y) override {

@@ -13,6 +13,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "ops/cpu/random_fp8.h"
 #include "ops/cpu/random_matrix.h"
 #include "ops/reference/reference_kernels.h"
 
@@ -108,6 +109,58 @@ TestBank PackBank(const Kernels& kernels, const TestExperts& experts, const Rout
                          experts.up[i].view,
                          experts.down[i].view,
                          bank.buffers.back().bytes());
+    }
+    bank.blobs.push_back(is_hit ? bank.buffers.back().data() : nullptr);
+  }
+  bank.view.blobs = bank.blobs;
+  return bank;
+}
+
+// Raw weights of a layer's experts in 8 bits.
+struct TestFp8Experts {
+  std::vector<OwnedFp8> gate, up, down;
+};
+
+TestFp8Experts MakeFp8Experts(std::mt19937& random,
+                              int64_t count,
+                              int64_t model_dim,
+                              int64_t dim,
+                              const spec::Fp8Blocks& blocks) {
+  TestFp8Experts experts;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(model_dim));
+  for (int64_t i = 0; i < count; ++i) {
+    experts.gate.push_back(RandomFp8(random, dim, model_dim, blocks, scale));
+    experts.up.push_back(RandomFp8(random, dim, model_dim, blocks, scale));
+    experts.down.push_back(RandomFp8(random, model_dim, dim, blocks, scale));
+  }
+  return experts;
+}
+
+TestExperts WidenedExperts(const TestFp8Experts& experts) {
+  TestExperts wide;
+  for (size_t i = 0; i < experts.gate.size(); ++i) {
+    wide.gate.push_back(Widened(experts.gate[i]));
+    wide.up.push_back(Widened(experts.up[i]));
+    wide.down.push_back(Widened(experts.down[i]));
+  }
+  return wide;
+}
+
+TestBank PackFp8Bank(const Kernels& kernels,
+                     const TestFp8Experts& experts,
+                     const Routing& routing) {
+  TestBank bank;
+  const OwnedFp8& down = experts.down[0];
+  bank.view.layout = kernels.expert_layout(down.rows, down.cols, down.blocks);
+  for (size_t i = 0; i < experts.gate.size(); ++i) {
+    const bool is_hit = std::count(routing.expert_ids.begin(), routing.expert_ids.end(), i) > 0;
+    bank.buffers.emplace_back();
+    if (is_hit) {
+      bank.buffers.back() = memory::Buffer(bank.view.layout.bytes, "test");
+      kernels.PackFp8Expert(experts.gate[i].view(),
+                            experts.up[i].view(),
+                            experts.down[i].view(),
+                            bank.buffers.back().bytes());
     }
     bank.blobs.push_back(is_hit ? bank.buffers.back().data() : nullptr);
   }
@@ -216,6 +269,54 @@ TEST_P(CpuKernelsTest, ExpertFfnEqualsReferenceAndLeavesMissingExpertsAlone) {
     kernels_->ExpertFfn(x.view, routing.view, bank.view, residual.view);
     ExpectNear(residual.view, expected.view, is_bf16() ? 0x1p-6 : 1e-5);
   }
+}
+
+// Against the reference, which reads 8 bits number by number, and bit for bit against the same
+// weights widened before packing; on one thread or two, with few rows and with many blocks of them.
+TEST_P(CpuKernelsTest, ExpertFfnIn8BitsEqualsTheReferenceAndTheWidenedWeightsToTheBit) {
+  struct Case {
+    int64_t rows, model_dim, expert_dim, expert_count, experts_per_token;
+    spec::Fp8Blocks blocks;
+  };
+  for (const Case& c : {Case{150, 88, 40, 60, 4, {8, 6}},
+                        Case{33, 65, 37, 5, 2, {128, 128}},
+                        Case{40, 600, 300, 3, 1, {128, 128}},
+                        Case{1500, 24, 48, 2, 2, {16, 5}}}) {
+    const OwnedMatrix x = Random(GetParam(), c.rows, c.model_dim);
+    const TestFp8Experts experts =
+        MakeFp8Experts(random_, c.expert_count, c.model_dim, c.expert_dim, c.blocks);
+    const TestRouting routing = MakeRouting(c.rows, c.experts_per_token);
+    kernels_->RouteExperts(Random(kF32, c.rows, c.expert_count).view, true, routing.view);
+    const TestBank bank = PackFp8Bank(*kernels_, experts, routing.view);
+    const TestBank plain = PackFp8Bank(*reference_, experts, routing.view);
+    const TestBank wide = PackBank(*kernels_, WidenedExperts(experts), routing.view);
+    const OwnedMatrix residual = MakeMatrix(kF32, c.rows, c.model_dim);
+    const OwnedMatrix of_wide = MakeMatrix(kF32, c.rows, c.model_dim);
+    const OwnedMatrix on_one_thread = MakeMatrix(kF32, c.rows, c.model_dim);
+    kernels_->ExpertFfn(x.view, routing.view, bank.view, residual.view);
+    kernels_->ExpertFfn(x.view, routing.view, wide.view, of_wide.view);
+    single_thread_kernels_->ExpertFfn(x.view, routing.view, bank.view, on_one_thread.view);
+    EXPECT_TRUE(BitEqual(residual.view, of_wide.view)) << c.model_dim;
+    EXPECT_TRUE(BitEqual(residual.view, on_one_thread.view)) << c.model_dim;
+    const int64_t judged = std::min<int64_t>(c.rows, 40);
+    const OwnedMatrix expected = MakeMatrix(kF32, judged, c.model_dim);
+    const Routing first = {routing.view.expert_ids.first(judged * c.experts_per_token),
+                           routing.view.expert_weights.first(judged * c.experts_per_token),
+                           c.experts_per_token};
+    reference_->ExpertFfn(
+        CopyAs(kF32, x.view.Rows(0, judged)).view, first, plain.view, expected.view);
+    ExpectNear(residual.view.Rows(0, judged), expected.view, is_bf16() ? 0x1p-6 : 1e-5);
+  }
+}
+
+TEST_P(CpuKernelsTest, ExpertsIn8BitsTakeAByteANumber) {
+  const ExpertLayout wide = kernels_->expert_layout(2048, 768);
+  const ExpertLayout narrow = kernels_->expert_layout(2048, 768, spec::Fp8Blocks{128, 128});
+  EXPECT_LE(narrow.bytes, wide.bytes / (is_bf16() ? 2 : 4) + 4096);
+  EXPECT_EQ(narrow.bytes % 4096, 0);
+  EXPECT_NE(kernels_->layout_name(), kernels_->layout_name(spec::Fp8Blocks{128, 128}));
+  EXPECT_NE(kernels_->layout_name(spec::Fp8Blocks{64, 128}),
+            kernels_->layout_name(spec::Fp8Blocks{128, 64}));
 }
 
 TEST_P(CpuKernelsTest, ExpertFfnRowsAreBitEqualAloneAndInACrowd) {

@@ -15,6 +15,12 @@ constexpr int64_t kInnerBytes = int64_t{128} << 20;
 constexpr int64_t kTasksPerThread = 8;
 // Down strips: wide enough for a block of inner rows to be read from L2 most of the time.
 constexpr int64_t kStripColumns = 256;
+// In 8 bits: blocks of rows for which a weight is widened once: enough for widening to be little
+// beside multiplying, few enough for the rows of one expert to be shared among threads.
+constexpr int64_t kFp8RowBlocks = 4;
+// In 8 bits: fewer ranges of tokens, since the down weights are widened for each.
+constexpr int64_t kDownTasksPerThread = kTasksPerThread / 2;
+constexpr int64_t kFp8DownTasksPerThread = 2;
 
 size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
@@ -30,14 +36,30 @@ Routing RowsOf(const Routing& routing, int64_t begin, int64_t count) {
 }  // namespace
 
 ExpertFfn::ExpertFfn(spec::DType activation_dtype, OneDnnProduct& product, base::ThreadPool& pool)
-    : activation_dtype_(activation_dtype), product_(product), pool_(pool) {}
+    : activation_dtype_(activation_dtype),
+      product_(product),
+      pool_(pool),
+      fp8_panels_(product),
+      widened_(pool.thread_count()) {}
 
-ExpertLayout ExpertFfn::Layout(int64_t model_dim, int64_t expert_dim) const {
-  ExpertLayout layout{.model_dim = model_dim, .expert_dim = expert_dim};
+ExpertLayout ExpertFfn::Layout(int64_t model_dim,
+                               int64_t expert_dim,
+                               const std::optional<spec::Fp8Blocks>& fp8) const {
+  ExpertLayout layout{.model_dim = model_dim, .expert_dim = expert_dim, .fp8_blocks = fp8};
+  if (!fp8.has_value()) {
+    layout.down_offset =
+        RoundUp(product_.packed_bytes(expert_dim, model_dim, true), kWeightAlignment);
+    layout.bytes = RoundUp(layout.down_offset + product_.packed_bytes(model_dim, expert_dim, false),
+                           kBlobAlignment);
+    return layout;
+  }
   layout.down_offset =
-      RoundUp(product_.packed_bytes(expert_dim, model_dim, true), kWeightAlignment);
-  layout.bytes = RoundUp(layout.down_offset + product_.packed_bytes(model_dim, expert_dim, false),
-                         kBlobAlignment);
+      RoundUp(fp8_panels_.packed_bytes(expert_dim, model_dim, true), kWeightAlignment);
+  layout.scales_offset =
+      RoundUp(layout.down_offset + fp8_panels_.packed_bytes(model_dim, expert_dim, false),
+              kWeightAlignment);
+  const int64_t scale_count = 2 * layout.gate_scale_count() + layout.down_scale_count();
+  layout.bytes = RoundUp(layout.scales_offset + scale_count * sizeof(float), kBlobAlignment);
   return layout;
 }
 
@@ -45,7 +67,7 @@ void ExpertFfn::Pack(const ConstMatrix& gate,
                      const ConstMatrix& up,
                      const ConstMatrix& down,
                      std::span<std::byte> blob) const {
-  const ExpertLayout layout = Layout(gate.cols, gate.rows);
+  const ExpertLayout layout = Layout(gate.cols, gate.rows, std::nullopt);
   ZP_CHECK(blob.size() == layout.bytes) << blob.size() << " != " << layout.bytes;
   ZP_CHECK(up.rows == gate.rows && up.cols == gate.cols) << up.rows << "x" << up.cols;
   ZP_CHECK(down.rows == gate.cols && down.cols == gate.rows) << down.rows << "x" << down.cols;
@@ -57,6 +79,29 @@ void ExpertFfn::Pack(const ConstMatrix& gate,
       down,
       nullptr,
       blob.subspan(layout.down_offset, product_.packed_bytes(down.rows, down.cols, false)));
+}
+
+void ExpertFfn::PackFp8(const Fp8Matrix& gate,
+                        const Fp8Matrix& up,
+                        const Fp8Matrix& down,
+                        std::span<std::byte> blob) const {
+  const ExpertLayout layout = Layout(gate.cols, gate.rows, gate.blocks);
+  ZP_CHECK(blob.size() == layout.bytes) << blob.size() << " != " << layout.bytes;
+  ZP_CHECK(up.rows == gate.rows && up.cols == gate.cols) << up.rows << "x" << up.cols;
+  ZP_CHECK(down.rows == gate.cols && down.cols == gate.rows) << down.rows << "x" << down.cols;
+  ZP_CHECK(up.blocks == gate.blocks && down.blocks == gate.blocks) << "blocks";
+  fp8_panels_.Pack(
+      gate,
+      &up,
+      blob.subspan(layout.gate_up_offset, fp8_panels_.packed_bytes(gate.rows, gate.cols, true)));
+  fp8_panels_.Pack(
+      down,
+      nullptr,
+      blob.subspan(layout.down_offset, fp8_panels_.packed_bytes(down.rows, down.cols, false)));
+  auto* scales = reinterpret_cast<float*>(blob.data() + layout.scales_offset);
+  scales = std::copy_n(gate.scales, layout.gate_scale_count(), scales);
+  scales = std::copy_n(up.scales, layout.gate_scale_count(), scales);
+  std::copy_n(down.scales, layout.down_scale_count(), scales);
 }
 
 void ExpertFfn::Run(const ConstMatrix& x,
@@ -71,6 +116,7 @@ void ExpertFfn::Run(const ConstMatrix& x,
   if (x.rows == 0) {
     return;
   }
+  PrepareParts(bank.layout);
   const auto row_bytes = k * expert_dim * static_cast<int64_t>(spec::SizeOf(activation_dtype_));
   const int64_t chunk_count = CeilDiv(x.rows * row_bytes, kInnerBytes);
   for (int64_t chunk = 0; chunk < chunk_count; ++chunk) {
@@ -81,10 +127,52 @@ void ExpertFfn::Run(const ConstMatrix& x,
     if (experts_.empty()) {
       continue;  // no row of this chunk goes to any expert
     }
-    PlanGateUp(expert_dim);
+    PlanGateUp(expert_dim, bank.layout.fp8_blocks.has_value() ? kFp8RowBlocks : 1);
     RunGateUp(x.Rows(begin, count), bank);
     RunDown(bank, residual.Rows(begin, count));
   }
+}
+
+void ExpertFfn::PrepareParts(const ExpertLayout& layout) {
+  gate_up_ = {.offset = layout.gate_up_offset,
+              .scales_offset = layout.scales_offset,
+              .out_dim = layout.expert_dim,
+              .in_dim = layout.model_dim,
+              .gated = true};
+  down_ = {.offset = layout.down_offset, .out_dim = layout.model_dim, .in_dim = layout.expert_dim};
+  if (!layout.fp8_blocks.has_value()) {
+    return;
+  }
+  down_.scales_offset = layout.scales_offset + 2 * layout.gate_scale_count() * sizeof(float);
+  size_t largest_bytes = 0;
+  for (Part* part : {&gate_up_, &down_}) {
+    part->plan = &fp8_panels_.PlanFor(part->out_dim, part->in_dim, part->gated, *layout.fp8_blocks);
+    largest_bytes =
+        std::max(largest_bytes, product_.packed_bytes(part->out_dim, part->in_dim, part->gated));
+  }
+  for (memory::Buffer& buffer : widened_) {
+    buffer.EnsureBytes(largest_bytes, "widened experts");  // pages that are not needed cost nothing
+  }
+}
+
+ProductWeight ExpertFfn::Panels(int worker,
+                                const std::byte* blob,
+                                const Part& part,
+                                PanelRange panels) {
+  ProductWeight weight{.data = blob + part.offset,
+                       .out_dim = part.out_dim,
+                       .in_dim = part.in_dim,
+                       .gated = part.gated};
+  if (part.plan != nullptr) {
+    fp8_panels_.Widen(*part.plan,
+                      weight.data,
+                      reinterpret_cast<const float*>(blob + part.scales_offset),
+                      panels,
+                      widened_[worker].data());
+    weight.data = widened_[worker].data();
+    weight.first_panel = panels.begin;
+  }
+  return weight;
 }
 
 void ExpertFfn::GroupRows(const Routing& routing, int64_t expert_count) {
@@ -115,14 +203,17 @@ void ExpertFfn::GroupRows(const Routing& routing, int64_t expert_count) {
   }
 }
 
-void ExpertFfn::PlanGateUp(int64_t expert_dim) {
-  int64_t block_count = 0;
+void ExpertFfn::PlanGateUp(int64_t expert_dim, int64_t blocks_per_task) {
+  const auto row_task_count = [&](const ExpertRows& rows) {
+    return CeilDiv(RowBlockCount(rows.end - rows.begin), blocks_per_task);
+  };
+  int64_t row_tasks = 0;
   for (const ExpertRows& rows : experts_) {
-    block_count += RowBlockCount(rows.end - rows.begin);
+    row_tasks += row_task_count(rows);
   }
   const int64_t panel_count = product_.panel_count(expert_dim, true);
   const int64_t split_count = std::clamp<int64_t>(
-      CeilDiv(kTasksPerThread * pool_.thread_count(), block_count), 1, panel_count);
+      CeilDiv(kTasksPerThread * pool_.thread_count(), row_tasks), 1, panel_count);
   // The largest experts come first, so that the threads end together; the blocks of one follow each
   // other, so that they find its weights in the cache.
   std::vector<ExpertRows> experts = experts_;
@@ -132,12 +223,13 @@ void ExpertFfn::PlanGateUp(int64_t expert_dim) {
   gate_up_tasks_.clear();
   for (const ExpertRows& rows : experts) {
     const int64_t count = rows.end - rows.begin;
-    for (int64_t task = 0; task < RowBlockCount(count) * split_count; ++task) {
-      const int64_t block = task / split_count;
+    for (int64_t task = 0; task < row_task_count(rows) * split_count; ++task) {
+      const int64_t first_block = task / split_count * blocks_per_task;
+      const int64_t end_block = std::min(first_block + blocks_per_task, RowBlockCount(count));
       const int64_t split = task % split_count;
       gate_up_tasks_.push_back({.rows = {.expert = rows.expert,
-                                         .begin = rows.begin + RowBlockBegin(count, block),
-                                         .end = rows.begin + RowBlockBegin(count, block + 1)},
+                                         .begin = rows.begin + RowBlockBegin(count, first_block),
+                                         .end = rows.begin + RowBlockBegin(count, end_block)},
                                 .panels = {.begin = panel_count * split / split_count,
                                            .end = panel_count * (split + 1) / split_count}});
     }
@@ -151,19 +243,22 @@ void ExpertFfn::RunGateUp(const ConstMatrix& x, const ExpertBank& bank) {
     const GateUpTask& task = gate_up_tasks_[index];
     const std::byte* blob = bank.blobs[task.rows.expert];
     ZP_CHECK(blob != nullptr) << "expert " << task.rows.expert;
-    product_.Run(worker,
-                 {.data = x.data,
-                  .row_stride = x.row_stride,
-                  .ids = rows_.data() + task.rows.begin,
-                  .rows = task.rows.end - task.rows.begin},
-                 {.data = blob + bank.layout.gate_up_offset,
-                  .out_dim = expert_dim,
-                  .in_dim = bank.layout.model_dim,
-                  .gated = true},
-                 task.panels,
-                 {.data = inner_.data() + task.rows.begin * inner_row_bytes,
-                  .dtype = activation_dtype_,
-                  .row_stride = expert_dim});
+    const ProductWeight weight = Panels(worker, blob, gate_up_, task.panels);
+    const int64_t count = task.rows.end - task.rows.begin;
+    for (int64_t block = 0; block < RowBlockCount(count); ++block) {
+      const int64_t begin = task.rows.begin + RowBlockBegin(count, block);
+      const int64_t end = task.rows.begin + RowBlockBegin(count, block + 1);
+      product_.Run(worker,
+                   {.data = x.data,
+                    .row_stride = x.row_stride,
+                    .ids = rows_.data() + begin,
+                    .rows = end - begin},
+                   weight,
+                   task.panels,
+                   {.data = inner_.data() + begin * inner_row_bytes,
+                    .dtype = activation_dtype_,
+                    .row_stride = expert_dim});
+    }
   };
   pool_.ParallelFor(static_cast<int64_t>(gate_up_tasks_.size()), run_task);
 }
@@ -173,11 +268,13 @@ void ExpertFfn::RunDown(const ExpertBank& bank, const Matrix& residual) {
   const int64_t strip_panels = std::max<int64_t>(kStripColumns / product_.panel_columns(), 1);
   const int64_t strip_count = CeilDiv(panel_count, strip_panels);
   // Ranges of tokens make more tasks where strips alone are too few, but shrink each product.
+  const int64_t tasks_per_thread =
+      bank.layout.fp8_blocks.has_value() ? kFp8DownTasksPerThread : kDownTasksPerThread;
   const int64_t range_count =
       pool_.thread_count() == 1
           ? 1
           : std::clamp<int64_t>(
-                CeilDiv(kTasksPerThread / 2 * pool_.thread_count(), strip_count), 1, residual.rows);
+                CeilDiv(tasks_per_thread * pool_.thread_count(), strip_count), 1, residual.rows);
   const auto run_task = [&](int64_t index, int worker) {
     const int64_t range = index / strip_count;
     const int64_t strip = index % strip_count;
@@ -205,6 +302,10 @@ void ExpertFfn::RunDownStrip(int worker,
     const auto last = rows_.begin() + expert.end;
     const int64_t begin = std::lower_bound(first, last, token_begin) - rows_.begin();
     const int64_t end = std::lower_bound(first, last, token_end) - rows_.begin();
+    if (begin == end) {
+      continue;
+    }
+    const ProductWeight weight = Panels(worker, bank.blobs[expert.expert], down_, panels);
     for (int64_t block = 0; block < RowBlockCount(end - begin); ++block) {
       const int64_t block_begin = begin + RowBlockBegin(end - begin, block);
       const int64_t block_end = begin + RowBlockBegin(end - begin, block + 1);
@@ -212,9 +313,7 @@ void ExpertFfn::RunDownStrip(int worker,
                    {.data = inner_.data() + block_begin * inner_row_bytes,
                     .row_stride = expert_dim,
                     .rows = block_end - block_begin},
-                   {.data = bank.blobs[expert.expert] + bank.layout.down_offset,
-                    .out_dim = bank.layout.model_dim,
-                    .in_dim = expert_dim},
+                   weight,
                    panels,
                    {.data = residual.data,
                     .row_stride = residual.row_stride,

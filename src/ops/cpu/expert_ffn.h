@@ -6,15 +6,21 @@
 // two threads write one place, a row's sum has an order of its own, and no buffer of
 // [rows * experts_per_token, model_dim] is needed.
 //
+// Experts in 8 bits are widened right before their products, by the thread that multiplies, into
+// memory of its own: once for up to kFp8RowBlocks blocks of rows in the first pass, once for each
+// strip and range of tokens in the second. Only what is hit is widened.
+//
 // Thread safety: layout and packing are const and may run anywhere; Run from one thread.
 // Ownership: scratch memory is the object's; `product` and `pool` must outlive it.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "base/thread_pool.h"
 #include "memory/buffer.h"
+#include "ops/cpu/fp8_panels.h"
 #include "ops/cpu/onednn_product.h"
 #include "ops/kernels.h"
 
@@ -24,11 +30,17 @@ class ExpertFfn {
  public:
   ExpertFfn(spec::DType activation_dtype, OneDnnProduct& product, base::ThreadPool& pool);
 
-  ExpertLayout Layout(int64_t model_dim, int64_t expert_dim) const;
+  ExpertLayout Layout(int64_t model_dim,
+                      int64_t expert_dim,
+                      const std::optional<spec::Fp8Blocks>& fp8) const;
   void Pack(const ConstMatrix& gate,
             const ConstMatrix& up,
             const ConstMatrix& down,
             std::span<std::byte> blob) const;
+  void PackFp8(const Fp8Matrix& gate,
+               const Fp8Matrix& up,
+               const Fp8Matrix& down,
+               std::span<std::byte> blob) const;
   // As Kernels::ExpertFfn; a row's experts are summed in rising order of their ids.
   void Run(const ConstMatrix& x,
            const Routing& routing,
@@ -46,9 +58,23 @@ class ExpertFfn {
     ExpertRows rows;
     PanelRange panels;
   };
+  // One of the two packed weights of an expert.
+  struct Part {
+    size_t offset = 0;         // in the blob
+    size_t scales_offset = 0;  // in the blob, of 8-bit numbers
+    int64_t out_dim = 0;
+    int64_t in_dim = 0;
+    bool gated = false;
+    const WidenPlan* plan = nullptr;  // of 8-bit numbers
+  };
 
+  // Which parts the bank's experts have, and memory to widen them.
+  void PrepareParts(const ExpertLayout& layout);
+  // An expert's panels as the product reads them: where they lie, or widened into the worker's
+  // memory, where they stay until its next call.
+  ProductWeight Panels(int worker, const std::byte* blob, const Part& part, PanelRange panels);
   void GroupRows(const Routing& routing, int64_t expert_count);
-  void PlanGateUp(int64_t expert_dim);
+  void PlanGateUp(int64_t expert_dim, int64_t blocks_per_task);
   void RunGateUp(const ConstMatrix& x, const ExpertBank& bank);
   void RunDown(const ExpertBank& bank, const Matrix& residual);
   void RunDownStrip(int worker,
@@ -61,10 +87,14 @@ class ExpertFfn {
   const spec::DType activation_dtype_;
   OneDnnProduct& product_;
   base::ThreadPool& pool_;
+  const Fp8Panels fp8_panels_;
 
-  std::vector<ExpertRows> experts_;  // those with rows, by rising id
-  std::vector<int32_t> rows_;        // [rows * experts_per_token], by expert, then rising
-  std::vector<float> weights_;       // beside rows_
+  Part gate_up_;
+  Part down_;
+  std::vector<memory::Buffer> widened_;  // by worker
+  std::vector<ExpertRows> experts_;      // those with rows, by rising id
+  std::vector<int32_t> rows_;            // [rows * experts_per_token], by expert, then rising
+  std::vector<float> weights_;           // beside rows_
   std::vector<GateUpTask> gate_up_tasks_;
   memory::Buffer inner_;  // [rows * experts_per_token, expert_dim], as rows_
 };

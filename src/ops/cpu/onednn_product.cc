@@ -187,6 +187,10 @@ size_t OneDnnProduct::packed_bytes(int64_t out_dim, int64_t in_dim, bool gated) 
   return bytes;
 }
 
+size_t OneDnnProduct::PanelOffset(int64_t panel, int64_t in_dim) const {
+  return panel == 0 ? 0 : panel * PanelDesc(panel_columns_, in_dim).get_size();
+}
+
 void OneDnnProduct::Pack(const ConstMatrix& weight,
                          const ConstMatrix* up,
                          std::span<std::byte> packed) const {
@@ -278,19 +282,12 @@ void OneDnnProduct::Run(int worker_index,
   const int64_t in_place_rows = Gather(worker, input, weight.in_dim, call_rows);
   const int64_t row_bytes = weight.in_dim * static_cast<int64_t>(spec::SizeOf(dtype_));
   const int64_t outputs = PanelOutputs(weight.gated);
-  const size_t panel_bytes = panels.begin + 1 < panels.end || panels.begin > 0
-                                 ? PanelDesc(panel_columns_, weight.in_dim).get_size()
-                                 : 0;
   for (int64_t p = panels.begin; p < panels.end; ++p) {
     const int64_t columns = ColumnsOf(p, weight.out_dim, weight.gated);
+    const std::byte* panel = weight.data + PanelOffset(p - weight.first_panel, weight.in_dim);
     for (int64_t begin = 0; begin < input.rows; begin += call_rows) {
       const std::byte* x = begin < in_place_rows ? input.data : worker.rows.data();
-      Multiply(worker,
-               x + begin * row_bytes,
-               call_rows,
-               weight.data + static_cast<size_t>(p) * panel_bytes,
-               columns,
-               weight.in_dim);
+      Multiply(worker, x + begin * row_bytes, call_rows, panel, columns, weight.in_dim);
       FinishRows(worker.sums.as<float>(),
                  begin,
                  std::min(begin + call_rows, input.rows),

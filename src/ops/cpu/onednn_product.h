@@ -44,6 +44,7 @@ struct ProductWeight {
   int64_t out_dim = 0;  // of a gated weight: of each half
   int64_t in_dim = 0;
   bool gated = false;
+  int64_t first_panel = 0;  // the one that `data` begins with
 };
 
 struct PanelRange {
@@ -84,6 +85,7 @@ class OneDnnProduct {
   // oneDNN multiplies bf16 from AVX-512 on; below, everything is f32.
   static spec::DType WeightDTypeFor(spec::DType x_dtype);
 
+  spec::DType weight_dtype() const { return dtype_; }
   std::string name() const;
   // Names the packed form but for the panels' width; see Kernels::layout_name.
   std::string layout_name() const;
@@ -91,6 +93,8 @@ class OneDnnProduct {
   int64_t panel_columns() const { return panel_columns_; }
   int64_t panel_count(int64_t out_dim, bool gated) const;
   size_t packed_bytes(int64_t out_dim, int64_t in_dim, bool gated) const;
+  // Where a panel begins among the packed bytes of a weight that has it.
+  size_t PanelOffset(int64_t panel, int64_t in_dim) const;
   // `up` is null, or a gated weight's second half.
   void Pack(const ConstMatrix& weight, const ConstMatrix* up, std::span<std::byte> packed) const;
   // REQUIRES: input.rows <= kRowBlock.

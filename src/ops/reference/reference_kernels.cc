@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
 #include "base/check.h"
+#include "fmt/format.h"
 #include "ops/element.h"
 #include "ops/reference/reference_attention.h"
 
@@ -13,6 +15,7 @@ namespace zp::ops::reference {
 namespace {
 
 constexpr size_t kBlobAlignment = 4096;
+constexpr size_t kPartAlignment = 64;
 
 void PackRows(const ConstMatrix& weight, float* packed) {
   for (int64_t row = 0; row < weight.rows; ++row) {
@@ -42,7 +45,49 @@ std::vector<float> Multiply(const float* x,
   return y;
 }
 
+size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+// A part of an expert in 8 bits as f32.
+std::vector<float> WidenPart(const ExpertLayout& layout,
+                             const std::byte* blob,
+                             size_t part_offset,
+                             int64_t first_scale,
+                             int64_t rows,
+                             int64_t cols) {
+  const auto* scales = reinterpret_cast<const float*>(blob + layout.scales_offset) + first_scale;
+  const Fp8Matrix part = {blob + part_offset, scales, rows, cols, *layout.fp8_blocks};
+  std::vector<float> numbers(rows * cols);
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t col = 0; col < cols; ++col) {
+      numbers[row * cols + col] = LoadElement(part, row, col);
+    }
+  }
+  return numbers;
+}
+
+// An expert in 8 bits as f32: gate, up, down.
+std::vector<float> WidenExpert(const ExpertLayout& layout, const std::byte* blob) {
+  const auto [h, i] = std::pair(layout.model_dim, layout.expert_dim);
+  const int64_t gate_scales = layout.gate_scale_count();
+  std::vector<float> expert;
+  for (const std::vector<float>& part :
+       {WidenPart(layout, blob, layout.gate_up_offset, 0, i, h),
+        WidenPart(layout, blob, layout.gate_up_offset + i * h, gate_scales, i, h),
+        WidenPart(layout, blob, layout.down_offset, 2 * gate_scales, h, i)}) {
+    expert.insert(expert.end(), part.begin(), part.end());
+  }
+  return expert;
+}
+
 std::vector<float> RunExpert(const float* x, const ExpertLayout& layout, const std::byte* blob) {
+  if (layout.fp8_blocks.has_value()) {
+    const std::vector<float> expert = WidenExpert(layout, blob);
+    const ExpertLayout wide = {
+        .model_dim = layout.model_dim,
+        .expert_dim = layout.expert_dim,
+        .down_offset = 2 * layout.model_dim * layout.expert_dim * sizeof(float)};
+    return RunExpert(x, wide, reinterpret_cast<const std::byte*>(expert.data()));
+  }
   const std::vector<float> gate_up =
       Multiply(x, blob + layout.gate_up_offset, 2 * layout.expert_dim, layout.model_dim);
   std::vector<float> inner(layout.expert_dim);
@@ -103,7 +148,10 @@ LogitAnswer ReduceRow(std::span<const float> logits, const LogitAsk& ask) {
 class ReferenceKernels final : public Kernels {
  public:
   std::string_view name() const override { return "reference/f32"; }
-  std::string layout_name() const override { return "row-major f32"; }
+  std::string layout_name(const std::optional<spec::Fp8Blocks>& fp8) const override {
+    return fp8.has_value() ? fmt::format("row-major fp8 in blocks of {} x {}", fp8->rows, fp8->cols)
+                           : "row-major f32";
+  }
   spec::DType activation_dtype() const override { return spec::DType::kF32; }
 
   size_t packed_bytes(int64_t out_dim, int64_t in_dim) const override {
@@ -115,11 +163,20 @@ class ReferenceKernels final : public Kernels {
     PackRows(weight, reinterpret_cast<float*>(packed.data()));
   }
 
-  ExpertLayout expert_layout(int64_t model_dim, int64_t expert_dim) const override {
-    ExpertLayout layout{.model_dim = model_dim, .expert_dim = expert_dim};
-    layout.down_offset = packed_bytes(2 * expert_dim, model_dim);
-    const size_t used = layout.down_offset + packed_bytes(model_dim, expert_dim);
-    layout.bytes = (used + kBlobAlignment - 1) / kBlobAlignment * kBlobAlignment;
+  ExpertLayout expert_layout(int64_t model_dim,
+                             int64_t expert_dim,
+                             const std::optional<spec::Fp8Blocks>& fp8) const override {
+    ExpertLayout layout{.model_dim = model_dim, .expert_dim = expert_dim, .fp8_blocks = fp8};
+    if (fp8.has_value()) {
+      layout.down_offset = RoundUp(2 * expert_dim * model_dim, kPartAlignment);
+      layout.scales_offset = RoundUp(layout.down_offset + model_dim * expert_dim, kPartAlignment);
+      const int64_t scale_count = 2 * layout.gate_scale_count() + layout.down_scale_count();
+      layout.bytes = RoundUp(layout.scales_offset + scale_count * sizeof(float), kBlobAlignment);
+    } else {
+      layout.down_offset = packed_bytes(2 * expert_dim, model_dim);
+      layout.bytes =
+          RoundUp(layout.down_offset + packed_bytes(model_dim, expert_dim), kBlobAlignment);
+    }
     return layout;
   }
 
@@ -127,12 +184,29 @@ class ReferenceKernels final : public Kernels {
                   ConstMatrix up,
                   ConstMatrix down,
                   std::span<std::byte> blob) const override {
-    const ExpertLayout layout = expert_layout(gate.cols, gate.rows);
+    const ExpertLayout layout = expert_layout(gate.cols, gate.rows, std::nullopt);
     ZP_CHECK(blob.size() == layout.bytes) << blob.size();
     float* gate_up = reinterpret_cast<float*>(blob.data());
     PackRows(gate, gate_up);
     PackRows(up, gate_up + gate.rows * gate.cols);
     PackRows(down, reinterpret_cast<float*>(blob.data() + layout.down_offset));
+  }
+
+  void PackFp8Expert(const Fp8Matrix& gate,
+                     const Fp8Matrix& up,
+                     const Fp8Matrix& down,
+                     std::span<std::byte> blob) const override {
+    const ExpertLayout layout = expert_layout(gate.cols, gate.rows, gate.blocks);
+    ZP_CHECK(blob.size() == layout.bytes) << blob.size();
+    const int64_t part_bytes = gate.rows * gate.cols;
+    std::memcpy(blob.data(), gate.numbers, part_bytes);
+    std::memcpy(blob.data() + part_bytes, up.numbers, part_bytes);
+    std::memcpy(blob.data() + layout.down_offset, down.numbers, part_bytes);
+    const int64_t gate_scales = layout.gate_scale_count();
+    auto* scales = reinterpret_cast<float*>(blob.data() + layout.scales_offset);
+    std::copy_n(gate.scales, gate_scales, scales);
+    std::copy_n(up.scales, gate_scales, scales + gate_scales);
+    std::copy_n(down.scales, layout.down_scale_count(), scales + 2 * gate_scales);
   }
 
   void MatMul(ConstMatrix x, const PackedWeight& weight, Matrix y) override {
