@@ -33,17 +33,6 @@ absl::StatusOr<std::unique_ptr<ops::Kernels>> MakeKernels(const HostModelOptions
   return ops::cpu::CreateKernels(options.activation_dtype, pool);
 }
 
-// What the system says it could give without swapping.
-int64_t AvailableMemoryBytes() {
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string line; std::getline(meminfo, line);) {
-    if (line.starts_with("MemAvailable:")) {
-      return std::stoll(line.substr(line.find(':') + 1)) * 1024;
-    }
-  }
-  return 0;
-}
-
 experts::ExpertCatalog CatalogOf(const spec::ModelSpec& spec, const ops::ExpertLayout& layout) {
   return {.layer_has_experts = spec.layer_is_moe,
           .expert_count = spec.expert_count,
@@ -180,6 +169,16 @@ absl::Status FillStore(const checkpoint::Checkpoint& checkpoint,
 }
 
 }  // namespace
+
+int64_t AvailableMemoryBytes() {
+  std::ifstream meminfo("/proc/meminfo");
+  for (std::string line; std::getline(meminfo, line);) {
+    if (line.starts_with("MemAvailable:")) {
+      return std::stoll(line.substr(line.find(':') + 1)) * 1024;
+    }
+  }
+  return 0;
+}
 
 absl::StatusOr<std::shared_ptr<const HostModel>> HostModel::Load(
     const checkpoint::Checkpoint& checkpoint, const HostModelOptions& options) {

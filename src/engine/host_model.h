@@ -46,6 +46,9 @@ struct HostModelOptions {
   bool streams_from_files = true;
 };
 
+// What the system says it could give without swapping; 0 if it says nothing.
+int64_t AvailableMemoryBytes();
+
 class HostModel {
  public:
   // Reads each tensor once and packs it; experts of a packed checkpoint are read as they lie, those
