@@ -146,6 +146,12 @@ class Tunnel {
                 .peak_flops_per_s = hosts_->peak_flops_per_s(),
                 .link_bytes_per_s = hosts_->link_bytes_per_s(),
                 .has_huge_pages = hosts_->has_huge_pages()};
+    Tell(fmt::format(
+        "{:.2f} of a core a rank ({}), {:.1f} GFLOP/s, links of {:.1f} MB/s",
+        setting_.cores_per_rank,
+        setting_.cores_per_rank < 1 ? "an enforced quota, alike for all" : "its own, no quota",
+        setting_.peak_flops_per_s / 1e9,
+        setting_.link_bytes_per_s / 1e6));
     return absl::OkStatus();
   }
 

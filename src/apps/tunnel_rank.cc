@@ -181,7 +181,8 @@ class TunnelRank {
     return absl::OkStatus();
   }
 
-  // A host keeps its share and no more: what the paper calls a rank's shard.
+  // A host keeps its share and no more: what the paper calls a rank's shard. Time is stretched here
+  // (a rank is thousands of times slower than what it imitates), and patience with it.
   engine::HostModelOptions Sharded() const {
     const spec::ModelSpec& spec = checkpoint_->spec();
     base::ThreadPool pool(1);
@@ -199,7 +200,9 @@ class TunnelRank {
             .host_count = options_.host_count,
             .host = options_.host,
             .redundancy = 1,
-            .streams_from_files = false};
+            .streams_from_files = false,
+            .gather = {.stall_timeout = std::chrono::seconds(60),
+                       .give_up_timeout = std::chrono::seconds(600)}};
   }
 
   // One engine over the sharded model. Gather and dispatch use the same shard.

@@ -12,7 +12,7 @@ RankRun Took(int64_t tokens, double seconds) {
   return {.tokens = tokens,
           .seconds = seconds,
           .wait_seconds = seconds / 10,
-          .flops = 1e6 * static_cast<double>(tokens)};
+          .flops = 1e9 * static_cast<double>(tokens)};
 }
 
 double Median(const json::object& line, const char* key) {
@@ -44,7 +44,7 @@ TEST(StrategyRoundsTest, LeavesIdleRanksOutOfWhatRanksAchieve) {
   StrategyRounds rounds;
   rounds.Record({Took(1000, 10), Took(0, 0.001)}, /*pass_count=*/1);
   EXPECT_DOUBLE_EQ(rounds.tokens_per_s[0], 100);
-  EXPECT_DOUBLE_EQ(rounds.flops_per_s[0], 1e8);
+  EXPECT_DOUBLE_EQ(rounds.flops_per_s[0], 1e11);
 }
 
 TEST(ReportCaseTest, ComparesStrategiesRoundByRound) {

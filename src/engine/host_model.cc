@@ -250,8 +250,10 @@ absl::StatusOr<std::unique_ptr<experts::ExpertGatherer>> HostModel::OpenExperts(
       store_,
       std::move(sources),
       std::move(checksums),
-      experts::ExpertGathererOptions{
-          .window_slot_count = options_.window_slot_count, .rank = rank, .trace = trace});
+      experts::ExpertGathererOptions{.window_slot_count = options_.window_slot_count,
+                                     .rank = rank,
+                                     .loop = options_.gather,
+                                     .trace = trace});
 }
 
 }  // namespace zp::engine

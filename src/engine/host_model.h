@@ -44,6 +44,7 @@ struct HostModelOptions {
   int32_t redundancy = 0;  // copies of each expert that the hosts must hold; 0: files may do
   // Whether ranks read from the packed files what other hosts keep. Off in benchmarks of the links.
   bool streams_from_files = true;
+  experts::GatherLoopOptions gather = {};  // how long a source may be silent
 };
 
 // What the system says it could give without swapping; 0 if it says nothing.
