@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "apps/bench_packed.h"
 #include "apps/command.h"
 #include "apps/request_lines.h"
@@ -165,17 +166,22 @@ class Tunnel {
     const double context = 128;
     const double saturation = kExpectedMfu * MissingBytes(spec_, options_.ranks) / bytes_per_flop /
                               spec::LayerFlopsPerToken(spec_, context);
-    const auto pass_tokens = options_.tokens > 0
-                                 ? options_.tokens
-                                 : static_cast<int64_t>(std::ceil(options_.load * saturation));
-    const auto dispatchers = std::ranges::count_if(
-        options_.strategies, [](const auto& name) { return name.starts_with("dispatch"); });
-    const TunnelUse use = {.ranks = options_.ranks,
-                           .pass_tokens = pass_tokens,
-                           .window_slots = engine::HostModelOptions{}.window_slot_count,
-                           .gathers = Contains(options_.strategies, "gather"),
-                           .dispatchers = static_cast<int32_t>(dispatchers),
-                           .has_resident = NeedsHeldCopy()};
+    auto pass_tokens = options_.tokens > 0
+                           ? options_.tokens
+                           : static_cast<int64_t>(std::ceil(options_.load * saturation));
+    for (const std::string& name : options_.cases) {
+      int64_t prompt_tokens = 0;
+      pass_tokens =
+          std::max(pass_tokens, absl::SimpleAtoi(name, &prompt_tokens) ? prompt_tokens : 0);
+    }
+    const TunnelUse use = {
+        .ranks = options_.ranks,
+        .pass_tokens = pass_tokens,
+        .window_slots = engine::HostModelOptions{}.window_slot_count,
+        .gathers = Contains(options_.strategies, "gather"),
+        .dispatches = Contains(options_.strategies, "dispatch"),
+        .dispatches_overlapped = Contains(options_.strategies, "dispatch-overlap"),
+        .has_resident = NeedsHeldCopy()};
     const TunnelMemory memory = MemoryFor(spec_, use);
     const int64_t needed = memory.total_bytes(options_.ranks) +
                            (Contains(options_.cases, "double") ? memory.rank_bytes / 2 : 0);

@@ -42,11 +42,21 @@ int64_t ActivationBytes(const spec::ModelSpec& spec, int64_t pass_tokens) {
          std::min(pass_tokens, kTunnelChunkTokens) * chunk_row_bytes;
 }
 
-// Rows of all ranks that come to one rank, their sums twice, and the partial sums that come back.
+// Rows of all ranks that come to one rank, their sums twice, and the partial sums that come back;
+// overlapped for three parts, with the rows that are sent.
 int64_t DispatchBytes(const spec::ModelSpec& spec, const TunnelUse& use) {
-  const auto chunk = static_cast<double>(std::min(use.pass_tokens, kTunnelChunkTokens));
-  const double rows = chunk * (CopiesPerToken(use.ranks, spec.experts_per_token) + 1);
-  return static_cast<int64_t>(rows * spec.model_dim * (3 * kBf16Bytes + kF32Bytes));
+  const auto rows = [&](bool overlaps) {
+    return static_cast<double>(std::min(use.pass_tokens, DispatchedRows(use.ranks, overlaps)));
+  };
+  double row_bytes = 0;
+  if (use.dispatches) {
+    row_bytes += rows(false) * (3 * kBf16Bytes + kF32Bytes);
+  }
+  if (use.dispatches_overlapped) {
+    row_bytes += 3 * rows(true) * (4 * kBf16Bytes + kF32Bytes);
+  }
+  const double copies = CopiesPerToken(use.ranks, spec.experts_per_token) + 1;
+  return static_cast<int64_t>(row_bytes * copies * spec.model_dim);
 }
 
 }  // namespace
@@ -65,6 +75,12 @@ absl::StatusOr<double> BytesPerFlop(const std::string& balance) {
         "--balance is '{}', but must be h100-nvlink, pcie5 or bytes per FLOP", balance));
   }
   return bytes_per_flop;
+}
+
+int64_t DispatchedRows(int32_t ranks, bool overlaps) {
+  constexpr int64_t kJointRows = 16384;
+  constexpr int64_t kFewestRows = 2048;
+  return overlaps ? kFewestRows : std::max(kFewestRows, kJointRows / ranks);
 }
 
 double MissingBytes(const spec::ModelSpec& spec, int32_t ranks) {
@@ -96,8 +112,7 @@ TunnelMemory MemoryFor(const spec::ModelSpec& spec, const TunnelUse& use) {
   const int64_t window = use.gathers ? use.window_slots * (spec.expert_count - kept) : 0;
   const int64_t experts = spec.layer_count * kept + window;
   return {.rank_bytes = DenseBytes(spec) + experts * ExpertBytes(spec) +
-                        ActivationBytes(spec, use.pass_tokens) +
-                        use.dispatchers * DispatchBytes(spec, use),
+                        ActivationBytes(spec, use.pass_tokens) + DispatchBytes(spec, use),
           .shared_bytes = use.has_resident
                               ? int64_t{spec.layer_count} * spec.expert_count * ExpertBytes(spec)
                               : 0};

@@ -14,6 +14,11 @@ namespace zp::apps {
 // Rows of a layer's step, as the engines of the tunnel take them.
 inline constexpr int64_t kTunnelChunkTokens = 8192;
 
+// Rows that travel together under dispatch, of each rank. One after the other: as many as give an
+// expert 1,024 rows of all ranks; more only take memory. Overlapped: fewer, so that a pass has
+// several to overlap.
+int64_t DispatchedRows(int32_t ranks, bool overlaps);
+
 // Bytes of a rank's link per FLOP of the rank: "h100-nvlink" (990 TFLOP/s of bf16 over 450 GB/s of
 // NVLink 4), "pcie5" (the same over 66 GB/s) or a number.
 absl::StatusOr<double> BytesPerFlop(const std::string& balance);
@@ -49,7 +54,8 @@ struct TunnelUse {
   int64_t pass_tokens = 0;
   int32_t window_slots = 2;
   bool gathers = true;
-  int32_t dispatchers = 1;  // strategies that dispatch: each has buffers of its own
+  bool dispatches = true;  // each of the two has buffers of its own
+  bool dispatches_overlapped = false;
   bool has_resident = true;
 };
 

@@ -60,6 +60,14 @@ TEST(TunnelArithmeticTest, GivesRanksThatShareACoreEqualPartsOfIt) {
   EXPECT_DOUBLE_EQ(CoresPerRank(3, 2), 0.95 / 2);  // one core has two of them
 }
 
+TEST(TunnelArithmeticTest, DispatchesAsManyRowsAsGiveAnExpertEnough) {
+  EXPECT_EQ(DispatchedRows(2, false), kTunnelChunkTokens);
+  EXPECT_EQ(DispatchedRows(4, false), 4096);
+  EXPECT_EQ(DispatchedRows(8, false), 2048);
+  EXPECT_EQ(DispatchedRows(64, false), 2048);
+  EXPECT_EQ(DispatchedRows(2, true), 2048);
+}
+
 TEST(TunnelArithmeticTest, CountsMemoryOncePerRankAndOnceForAll) {
   const int64_t layer_bytes = int64_t{128} * 3 * 2048 * 768 * 2;
   TunnelUse use = {.ranks = 8, .pass_tokens = 1, .has_resident = true};
@@ -71,6 +79,8 @@ TEST(TunnelArithmeticTest, CountsMemoryOncePerRankAndOnceForAll) {
   EXPECT_EQ(with.rank_bytes - without_window.rank_bytes, 2 * layer_bytes * 7 / 8);
   use.has_resident = false;
   EXPECT_EQ(MemoryFor(Shape(), use).shared_bytes, 0);
+  use.dispatches_overlapped = true;
+  EXPECT_GT(MemoryFor(Shape(), use).rank_bytes, without_window.rank_bytes);
   use.pass_tokens = 10000;
   EXPECT_GT(MemoryFor(Shape(), use).rank_bytes,
             without_window.rank_bytes + int64_t{10000} * 2048 * 10);

@@ -25,15 +25,15 @@ int64_t SharedWith(const Prompt& a, const Prompt& b) {
   return std::ranges::mismatch(a, b).in1 - a.begin();
 }
 
-// Prompts that begin with different tokens (while the vocabulary lasts), the last one cut so that
-// the pass has the size asked.
+// Prompts that begin with different tokens (while the vocabulary lasts), whole ones until the pass
+// has at least the size asked.
 TunnelPass RandomPass(Random& random,
                       int64_t tokens,
                       int32_t vocab_count,
                       const DrawLength& draw_length) {
-  TunnelPass pass{.tokens = tokens};
+  TunnelPass pass;
   for (int64_t made = 0; made < tokens;) {
-    Prompt prompt(std::min(draw_length(random), tokens - made));
+    Prompt prompt(draw_length(random));
     for (spec::TokenId& token : prompt) {
       token = static_cast<spec::TokenId>(random() % vocab_count);
     }

@@ -1,7 +1,8 @@
 // The work of the wind tunnel: for each rank a queue of passes, each a list of prompts. All
 // strategies run the same queues.
 //
-//   256, 4096, ...  prompts of so many tokens, nothing shared; one pass of equal size per rank
+//   256, 4096, ...  prompts of so many tokens, nothing shared; one pass of equal size per rank, of
+//                   whole prompts
 //   uneven          three passes per rank, one after the other, of prompts from 16 to 8,192 tokens
 //                   (log-uniform); a pass is 0.7 to 1.3 times the size asked, each rank and pass
 //                   drawn by itself, as requests of unlike lengths fill batches. The sums of ranks

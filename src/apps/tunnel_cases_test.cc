@@ -57,13 +57,19 @@ TEST(MakeWorkTest, GivesEveryRankWhatWasAsked) {
   const TunnelWork work = *MakeWork("256", Shape(), 4, 1000);
   ASSERT_EQ(work.queues.size(), 4);
   EXPECT_EQ(work.pass_count(), 1);
-  EXPECT_EQ(work.smallest_pass(), 1000);
+  EXPECT_EQ(work.smallest_pass(), 1024);
   for (int32_t rank = 0; rank < 4; ++rank) {
-    EXPECT_EQ(work.rank_tokens(rank), 1000);
-    EXPECT_EQ(work.queues[rank][0].prompts.size(), 4);  // 256, 256, 256, 232
+    EXPECT_EQ(work.rank_tokens(rank), 1024);
+    EXPECT_EQ(work.queues[rank][0].prompts.size(), 4);
   }
   EXPECT_NE(work.queues[0][0].prompts, work.queues[1][0].prompts);
   EXPECT_EQ(work.odd_rank, -1);
+}
+
+TEST(MakeWorkTest, DoesNotCutAPromptThatIsLongerThanThePass) {
+  const TunnelWork work = *MakeWork("32768", Shape(), 2, 3000);
+  EXPECT_EQ(work.smallest_pass(), 32768);
+  EXPECT_DOUBLE_EQ(work.mean_context, 32767.0 / 2);
 }
 
 TEST(MakeWorkTest, ChangesTheLastRankAloneWhenItIsIdleOrHasTwiceAsMuch) {
@@ -71,8 +77,8 @@ TEST(MakeWorkTest, ChangesTheLastRankAloneWhenItIsIdleOrHasTwiceAsMuch) {
   const TunnelWork idle = *MakeWork("idle", Shape(), 3, 1000);
   const TunnelWork twice = *MakeWork("double", Shape(), 3, 1000);
   EXPECT_EQ(idle.rank_tokens(2), 0);
-  EXPECT_EQ(idle.smallest_pass(), 1000);
-  EXPECT_EQ(twice.rank_tokens(2), 2000);
+  EXPECT_EQ(idle.smallest_pass(), 1024);
+  EXPECT_EQ(twice.rank_tokens(2), 2048);
   for (const TunnelWork* work : {&idle, &twice}) {
     EXPECT_EQ(work->odd_rank, 2);
     EXPECT_EQ(work->even_case, "256");
@@ -93,7 +99,7 @@ TEST(MakeWorkTest, MakesUnevenQueuesOfUnevenPrompts) {
     for (const TunnelPass& pass : work.queues[rank]) {
       passes.insert(pass.tokens);
       EXPECT_GE(pass.tokens, 14000);
-      EXPECT_LE(pass.tokens, 26000);
+      EXPECT_LE(pass.tokens, 26000 + 8192);
       for (const Prompt& prompt : pass.prompts) {
         shortest = std::min(shortest, prompt.size());
         longest = std::max(longest, prompt.size());

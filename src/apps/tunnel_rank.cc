@@ -41,10 +41,6 @@ namespace {
 
 namespace json = boost::json;
 
-// Rows of a micro-batch: enough that an expert has as many rows from all ranks as it needs for
-// speed, few enough that a chunk has several.
-constexpr int64_t kOverlappedRows = 2048;
-
 struct RankOptions {
   std::string directory;
   std::string held_directory;  // with the same experts' files, to be mapped
@@ -212,8 +208,8 @@ class TunnelRank {
       kernels_ = &kernels;
       auto moes = std::make_unique<TunnelMoes>();
       moes->Add("gather", Gathered(*window_));
-      moes->Add("dispatch", Dispatched({}));
-      moes->Add("dispatch-overlap", Dispatched({.part_rows = kOverlappedRows, .overlaps = true}));
+      moes->Add("dispatch", Dispatched(/*overlaps=*/false));
+      moes->Add("dispatch-overlap", Dispatched(/*overlaps=*/true));
       moes_ = moes.get();
       return moes;
     };
@@ -233,7 +229,7 @@ class TunnelRank {
         sharded_->spec().layer_is_moe, sharded_->weights().expert_layout(), experts, *kernels_);
   }
 
-  std::unique_ptr<model::MoeBlock> Dispatched(const model::DispatchOptions& options) {
+  std::unique_ptr<model::MoeBlock> Dispatched(bool overlaps) {
     const spec::ModelSpec& spec = sharded_->spec();
     local_blobs_.resize(spec.layer_count);
     for (int32_t layer = 0; layer < spec.layer_count; ++layer) {
@@ -249,7 +245,8 @@ class TunnelRank {
         [this](int32_t layer) { return std::span<const std::byte* const>(local_blobs_[layer]); },
         *exchange_,
         *kernels_,
-        options);
+        model::DispatchOptions{.part_rows = DispatchedRows(options_.host_count, overlaps),
+                               .overlaps = overlaps});
   }
 
   // What only some strategies need, when it is asked for.
