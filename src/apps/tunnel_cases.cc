@@ -13,7 +13,8 @@ namespace zp::apps {
 namespace {
 
 using Random = std::mt19937_64;
-using DrawLength = std::function<int64_t(Random&)>;
+// A prompt's tokens, where so many are left to the pass.
+using DrawLength = std::function<int64_t(Random&, int64_t left)>;
 
 constexpr int kUnevenPasses = 3;
 constexpr int64_t kEvenPromptTokens = 256;
@@ -25,15 +26,15 @@ int64_t SharedWith(const Prompt& a, const Prompt& b) {
   return std::ranges::mismatch(a, b).in1 - a.begin();
 }
 
-// Prompts that begin with different tokens (while the vocabulary lasts), whole ones until the pass
-// has at least the size asked.
+// Prompts that begin with different tokens (while the vocabulary lasts), until the pass has at
+// least the size asked.
 TunnelPass RandomPass(Random& random,
                       int64_t tokens,
                       int32_t vocab_count,
                       const DrawLength& draw_length) {
   TunnelPass pass;
   for (int64_t made = 0; made < tokens;) {
-    Prompt prompt(draw_length(random));
+    Prompt prompt(draw_length(random, tokens - made));
     for (spec::TokenId& token : prompt) {
       token = static_cast<spec::TokenId>(random() % vocab_count);
     }
@@ -73,17 +74,20 @@ TunnelWork EvenWork(const spec::ModelSpec& spec,
     Random random = RandomOf(rank);
     std::vector<TunnelPass>& queue = work.queues.emplace_back();
     if (rank_tokens[rank] > 0) {
-      queue.push_back(RandomPass(
-          random, rank_tokens[rank], spec.vocab_count, [&](Random&) { return prompt_tokens; }));
+      queue.push_back(
+          RandomPass(random, rank_tokens[rank], spec.vocab_count, [&](Random&, int64_t) {
+            return prompt_tokens;
+          }));
     }
   }
   return work;
 }
 
 TunnelWork UnevenWork(const spec::ModelSpec& spec, int32_t ranks, int64_t pass_tokens) {
-  const auto draw_length = [&](Random& random) {
+  const auto draw_length = [&](Random& random, int64_t left) {
     const double exponent = std::uniform_real_distribution<double>(4, 13)(random);
-    return std::min<int64_t>(static_cast<int64_t>(std::exp2(exponent)), spec.max_position_count);
+    return std::min(
+        {static_cast<int64_t>(std::exp2(exponent)), int64_t{spec.max_position_count}, left});
   };
   TunnelWork work;
   for (int32_t rank = 0; rank < ranks; ++rank) {

@@ -99,7 +99,7 @@ TEST(MakeWorkTest, MakesUnevenQueuesOfUnevenPrompts) {
     for (const TunnelPass& pass : work.queues[rank]) {
       passes.insert(pass.tokens);
       EXPECT_GE(pass.tokens, 14000);
-      EXPECT_LE(pass.tokens, 26000 + 8192);
+      EXPECT_LE(pass.tokens, 26000);
       for (const Prompt& prompt : pass.prompts) {
         shortest = std::min(shortest, prompt.size());
         longest = std::max(longest, prompt.size());
@@ -107,7 +107,7 @@ TEST(MakeWorkTest, MakesUnevenQueuesOfUnevenPrompts) {
     }
   }
   EXPECT_EQ(passes.size(), 9);
-  EXPECT_LT(shortest, 64);
+  EXPECT_LT(shortest, 64);  // the last of a pass is cut
   EXPECT_GT(longest, 4096);
   EXPECT_LE(longest, 8192);
   EXPECT_NE(work.rank_tokens(0), work.rank_tokens(1));

@@ -188,7 +188,6 @@ json::object ReportCase(const TunnelSetting& setting,
       {"load", setting.load},
       {"cores_per_rank", setting.cores_per_rank},
       {"cpu_quota", setting.cores_per_rank < 1 ? "enforced, every rank alike" : "none: own cores"},
-      {"resident_huge_pages", setting.has_huge_pages},
       {"passes_per_rank", work.pass_count()},
       {"rank_tokens", RankTokens(work)},
       {"smallest_pass_tokens", smallest_pass},
@@ -202,6 +201,9 @@ json::object ReportCase(const TunnelSetting& setting,
       {"ideal_ratio",
        IdealRatio(
            setting.spec, setting.ranks, achieved, setting.link_bytes_per_s, work.mean_context)}};
+  if (Find(tunnel_case, "resident") != nullptr || Find(tunnel_case, "alone") != nullptr) {
+    line["resident_huge_pages"] = setting.has_huge_pages;
+  }
   AddRatios(setting, tunnel_case, line);
   if (even != nullptr) {
     AddIndependence(tunnel_case, *even, line);
