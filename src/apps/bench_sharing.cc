@@ -1,14 +1,14 @@
 #include "apps/bench_sharing.h"
 
 #include <algorithm>
-#include <fstream>
-#include <iostream>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "apps/command.h"
+#include "apps/request_lines.h"
 #include "base/status.h"
 #include "boost/json.hpp"
 #include "engine/token_trie.h"
@@ -49,57 +49,26 @@ int64_t DistinctBlockTokens(Sequences sequences) {
   return tokens;
 }
 
-// One line of a request file: {"request": {"context": ..., "continuation": ...}} or the inner
-// object itself.
-absl::StatusOr<protocol::Sequence> ReadSequence(const std::string& line,
-                                                int64_t line_number,
-                                                const text::Tokenizer& tokenizer) {
-  boost::system::error_code error;
-  const json::value value = json::parse(line, error);
-  const json::object* object = error ? nullptr : value.if_object();
-  if (object != nullptr && object->if_contains("request") != nullptr) {
-    object = object->at("request").if_object();
-  }
-  const json::value* context = object == nullptr ? nullptr : object->if_contains("context");
-  const json::value* continuation =
-      object == nullptr ? nullptr : object->if_contains("continuation");
-  if (context == nullptr || !context->is_string() || continuation == nullptr ||
-      !continuation->is_string()) {
-    return absl::InvalidArgumentError(fmt::format(
-        "line {}: expected a JSON object with the strings \"context\" and \"continuation\"",
-        line_number));
-  }
-  protocol::Sequence sequence;
-  sequence.tokens = tokenizer.Encode(std::string(context->get_string()), false);
-  for (const spec::TokenId token :
-       tokenizer.Encode(std::string(continuation->get_string()), false)) {
-    sequence.tokens.push_back(token);
-  }
-  return sequence;
-}
-
-absl::StatusOr<std::vector<protocol::Sequence>> ReadSequences(std::istream& lines,
+absl::StatusOr<std::vector<protocol::Sequence>> ReadSequences(const std::string& path,
                                                               const text::Tokenizer& tokenizer) {
   std::vector<protocol::Sequence> sequences;
-  int64_t line_number = 0;
-  for (std::string line; std::getline(lines, line);) {
-    ZP_ASSIGN_OR_RETURN(protocol::Sequence sequence, ReadSequence(line, ++line_number, tokenizer));
+  const auto take = [&](const RequestLine& request) {
+    protocol::Sequence sequence;
+    sequence.tokens = request.Tokens(tokenizer);
     if (!sequence.tokens.empty()) {
       sequences.push_back(std::move(sequence));
     }
-  }
+    return absl::OkStatus();
+  };
+  ZP_RETURN_IF_ERROR(ForEachRequestLine(path, take));
   return sequences;
 }
 
 absl::Status RunSharing(const SharingOptions& options) {
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<text::Tokenizer> tokenizer,
                       text::Tokenizer::Load(options.tokenizer));
-  std::ifstream file(options.requests);
-  if (options.requests != "-" && !file) {
-    return absl::NotFoundError(fmt::format("cannot read {}", options.requests));
-  }
   ZP_ASSIGN_OR_RETURN(const std::vector<protocol::Sequence> sequences,
-                      ReadSequences(options.requests == "-" ? std::cin : file, *tokenizer));
+                      ReadSequences(options.requests, *tokenizer));
   std::vector<const protocol::Sequence*> all;
   all.reserve(sequences.size());
   for (const protocol::Sequence& sequence : sequences) {
@@ -146,7 +115,7 @@ void AddBenchSharingCommand(CLI::App& bench) {
   command
       ->add_option("requests",
                    options->requests,
-                   "JSON lines with context and continuation; - is standard input")
+                   "JSON lines with context and continuation, also .xz; - is standard input")
       ->required();
   command->add_option("--tokenizer", options->tokenizer, "A tokenizer.json")->required();
   command->add_option("--batch-tokens", options->batch_tokens, "Tokens per pass, before sharing")

@@ -1,15 +1,11 @@
 #include "apps/bench_tunnel.h"
 
-#include <sched.h>
-#include <unistd.h>
-
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <map>
 #include <memory>
-#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -17,18 +13,20 @@
 
 #include "absl/strings/numbers.h"
 #include "apps/bench_packed.h"
-#include "apps/bench_prompts.h"
-#include "apps/child_process.h"
 #include "apps/command.h"
-#include "apps/tunnel_links.h"
+#include "apps/request_lines.h"
+#include "apps/tunnel_arithmetic.h"
+#include "apps/tunnel_cases.h"
+#include "apps/tunnel_hosts.h"
+#include "apps/tunnel_report.h"
 #include "base/thread_pool.h"
+#include "base/units.h"
 #include "boost/json.hpp"
 #include "engine/host_model.h"
 #include "fmt/format.h"
-#include "fmt/ranges.h"
-#include "spec/flops.h"
 #include "spec/model_shapes.h"
 #include "spec/saturation.h"
+#include "text/tokenizer.h"
 
 namespace zp::apps {
 namespace {
@@ -40,9 +38,11 @@ struct TunnelOptions {
   int32_t ranks = 2;
   std::string shape = "qwen3-30b-a3b";
   int32_t layers = 3;
+  int32_t model_dim = 0;  // 0: the shape's
   std::string balance = "h100-nvlink";
   std::vector<std::string> cases = {"256", "4096"};
-  int64_t tokens = 0;  // a rank's pass; 0: by `load`
+  std::string tokenizer;
+  int64_t tokens = 0;  // of a rank's pass; 0: by `load`
   double load = 1.3;   // times T*
   std::vector<std::string> strategies = {"resident", "gather", "dispatch"};
   int rounds = 5;
@@ -50,64 +50,63 @@ struct TunnelOptions {
   bool json = false;
 };
 
-constexpr std::chrono::seconds kAnswerTimeout(1800);
 // One label is asked of each row: a larger vocabulary is memory and nothing else.
 constexpr int32_t kVocabulary = 8192;
+// Of their peak, what the kernels are taken to achieve before that has been measured.
+constexpr double kExpectedMfu = 0.8;
 
-// FLOPs of a rank per byte of its link, H100: 990 TFLOP/s of bf16 over 450 GB/s of NVLink 4, or
-// over a PCIe 5 x16 path of 64 GB/s.
-absl::StatusOr<double> BytesPerFlop(const std::string& balance) {
-  if (balance == "h100-nvlink") {
-    return 1.0 / 2200;
-  }
-  if (balance == "pcie5") {
-    return 1.0 / 15000;
-  }
-  double bytes_per_flop = 0;
-  if (!absl::SimpleAtod(balance, &bytes_per_flop) || !(bytes_per_flop > 0)) {
-    return absl::InvalidArgumentError(fmt::format(
-        "--balance is '{}', but must be h100-nvlink, pcie5 or bytes per FLOP", balance));
-  }
-  return bytes_per_flop;
+bool Contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::ranges::find(names, name) != names.end();
 }
 
-// One strategy's passes over one case: a number per round.
-struct Passes {
-  std::vector<double> tokens_per_s;  // all ranks together
-  std::vector<double> wait_fraction;
-  std::vector<double> gather_bytes_per_s;
-  std::vector<double> flops_per_s;  // of a rank
-  std::vector<double> cpu_fraction;
-};
+// How long the rest will take, from what has been done.
+class Estimate {
+ public:
+  void Add(double flops) { left_flops_ += flops; }
+  void Done(double flops, double seconds) {
+    left_flops_ -= flops;
+    done_flops_ += flops;
+    done_seconds_ += seconds;
+  }
+  // `flops_per_s`: assumed until something was done.
+  double SecondsLeft(double flops_per_s) const {
+    return left_flops_ * (done_flops_ > 0 ? done_seconds_ / done_flops_ : 1 / flops_per_s);
+  }
 
-struct Case {
-  std::string name;
-  std::vector<std::string> files;  // [rank]
-  std::vector<int64_t> rank_tokens;
-  double mean_context = 0;
-  std::map<std::string, Passes> passes = {};
+ private:
+  double left_flops_ = 0;
+  double done_flops_ = 0;
+  double done_seconds_ = 0;
 };
 
 class Tunnel {
  public:
   explicit Tunnel(TunnelOptions options) : options_(std::move(options)) {}
+  ~Tunnel() {
+    std::error_code ignored;
+    fs::remove_all(batch_directory_, ignored);
+  }
 
   absl::Status Run() {
     ZP_RETURN_IF_ERROR(SetUp());
-    std::vector<Case> cases;
-    for (const std::string& name : options_.cases) {
-      ZP_ASSIGN_OR_RETURN(Case made, MakeCase(name));
-      cases.push_back(std::move(made));
-    }
-    for (int round = 0; round < options_.rounds; ++round) {
-      for (Case& tunnel_case : cases) {
+    ZP_RETURN_IF_ERROR(MakeCases());
+    // The first round makes kernels and touches memory; it is not counted.
+    for (int round = 0; round <= options_.rounds; ++round) {
+      for (TunnelCase& tunnel_case : cases_) {
         for (const std::string& strategy : options_.strategies) {
-          ZP_RETURN_IF_ERROR(RunOnce(strategy, tunnel_case));
+          remaining_.Add(RoundFlops(strategy, tunnel_case));
         }
       }
     }
-    for (const Case& tunnel_case : cases) {
-      Print(ToJson(tunnel_case));
+    for (int round = 0; round <= options_.rounds; ++round) {
+      for (TunnelCase& tunnel_case : cases_) {
+        for (const std::string& strategy : options_.strategies) {
+          ZP_RETURN_IF_ERROR(RunOnce(strategy, round, tunnel_case));
+        }
+      }
+    }
+    for (const TunnelCase& tunnel_case : cases_) {
+      Print(ReportCase(setting_, tunnel_case, FindCase(tunnel_case.work.even_case)));
     }
     return absl::OkStatus();
   }
@@ -117,269 +116,237 @@ class Tunnel {
     ZP_ASSIGN_OR_RETURN(const spec::ModelSpec shape, spec::FindModelShape(options_.shape));
     spec_ = spec::WithLayerCount(shape, options_.layers);
     spec_.vocab_count = kVocabulary;
-    ZP_ASSIGN_OR_RETURN(bytes_per_flop_, BytesPerFlop(options_.balance));
+    std::string name = options_.shape + "-tunnel";
+    if (options_.model_dim > 0) {
+      spec_.model_dim = options_.model_dim;
+      name += fmt::format("-{}", options_.model_dim);
+    }
+    ZP_ASSIGN_OR_RETURN(const double bytes_per_flop, BytesPerFlop(options_.balance));
+    ZP_RETURN_IF_ERROR(CheckMemory(bytes_per_flop));
     base::ThreadPool pool(static_cast<int>(std::thread::hardware_concurrency()));
-    ZP_ASSIGN_OR_RETURN(
-        const std::string packed,
-        PackedBenchDirectory(options_.shape + "-tunnel", spec_, options_.work_directory, pool));
+    ZP_ASSIGN_OR_RETURN(const std::string packed,
+                        PackedBenchDirectory(name, spec_, options_.work_directory, pool));
     std::string pattern = (fs::temp_directory_path() / "zeroprefill_tunnel_XXXXXX").string();
     if (mkdtemp(pattern.data()) == nullptr) {
       return absl::InternalError(fmt::format("{}: cannot be made", pattern));
     }
     batch_directory_ = pattern;
-    ZP_ASSIGN_OR_RETURN(links_, TunnelLinks::Create(options_.ranks));
-    ZP_RETURN_IF_ERROR(StartRanks(packed));
-    ZP_RETURN_IF_ERROR(ConnectMesh());
-    return ShapeLinks();
+    ZP_ASSIGN_OR_RETURN(hosts_,
+                        TunnelHosts::Start({.ranks = options_.ranks,
+                                            .packed_directory = packed,
+                                            .spec = spec_,
+                                            .has_held_copy = NeedsHeldCopy(),
+                                            .bytes_per_flop = bytes_per_flop}));
+    setting_ = {.shape = options_.shape,
+                .balance = options_.balance,
+                .spec = spec_,
+                .ranks = options_.ranks,
+                .rounds = options_.rounds,
+                .load = options_.tokens > 0 ? 0 : options_.load,
+                .cores_per_rank = hosts_->cores_per_rank(),
+                .peak_flops_per_s = hosts_->peak_flops_per_s(),
+                .link_bytes_per_s = hosts_->link_bytes_per_s(),
+                .has_huge_pages = hosts_->has_huge_pages()};
+    Tell(fmt::format(
+        "{:.2f} of a core a rank ({}), {:.1f} GFLOP/s, links of {:.1f} MB/s",
+        setting_.cores_per_rank,
+        setting_.cores_per_rank < 1 ? "an enforced quota, alike for all" : "its own, no quota",
+        setting_.peak_flops_per_s / 1e9,
+        setting_.link_bytes_per_s / 1e6));
+    return absl::OkStatus();
   }
 
-  absl::Status StartRanks(const std::string& packed) {
-    const auto cores = static_cast<int32_t>(std::thread::hardware_concurrency());
-    for (int32_t rank = 0; rank < options_.ranks; ++rank) {
-      std::vector<std::string> command = links_->CommandPrefix(rank);
-      for (const std::string& word : {std::string("/proc/self/exe"),
-                                      std::string("bench"),
-                                      std::string("tunnel-rank"),
-                                      std::string("--packed"),
-                                      packed,
-                                      std::string("--host"),
-                                      std::to_string(rank),
-                                      std::string("--hosts"),
-                                      std::to_string(options_.ranks),
-                                      std::string("--addresses"),
-                                      Addresses(),
-                                      std::string("--cpus"),
-                                      std::to_string(rank % cores)}) {
-        command.push_back(word == "/proc/self/exe" ? fs::read_symlink(word).string() : word);
-      }
-      ZP_ASSIGN_OR_RETURN(ranks_.emplace_back(), ChildProcess::Start(command));
-      if (options_.ranks > cores) {
-        ZP_ASSIGN_OR_RETURN(
-            quotas_.emplace_back(),
-            CpuQuota::Limit(ranks_.back()->pid(), static_cast<double>(cores) / options_.ranks));
+  bool NeedsHeldCopy() const {
+    return Contains(options_.strategies, "resident") || Contains(options_.strategies, "alone");
+  }
+
+  // Refuses what would end with the kernel ending a process. T* depends on the balance alone, so
+  // the size of a pass is known before anything is measured.
+  absl::Status CheckMemory(double bytes_per_flop) const {
+    const double context = 128;
+    const double saturation = kExpectedMfu * MissingBytes(spec_, options_.ranks) / bytes_per_flop /
+                              spec::LayerFlopsPerToken(spec_, context);
+    auto pass_tokens = options_.tokens > 0
+                           ? options_.tokens
+                           : static_cast<int64_t>(std::ceil(options_.load * saturation));
+    for (const std::string& name : options_.cases) {
+      int64_t prompt_tokens = 0;
+      pass_tokens =
+          std::max(pass_tokens, absl::SimpleAtoi(name, &prompt_tokens) ? prompt_tokens : 0);
+    }
+    const TunnelUse use = {
+        .ranks = options_.ranks,
+        .pass_tokens = pass_tokens,
+        .window_slots = engine::HostModelOptions{}.window_slot_count,
+        .gathers = Contains(options_.strategies, "gather"),
+        .dispatches = Contains(options_.strategies, "dispatch"),
+        .dispatches_overlapped = Contains(options_.strategies, "dispatch-overlap"),
+        .has_resident = NeedsHeldCopy()};
+    const TunnelMemory memory = MemoryFor(spec_, use);
+    const int64_t needed = memory.total_bytes(options_.ranks) +
+                           (Contains(options_.cases, "double") ? memory.rank_bytes / 2 : 0);
+    const int64_t available = engine::AvailableMemoryBytes();
+    Tell(fmt::format("{} tokens a pass, {} a rank and {} for all: {} of {} available",
+                     pass_tokens,
+                     base::FormatBytes(memory.rank_bytes),
+                     base::FormatBytes(memory.shared_bytes),
+                     base::FormatBytes(needed),
+                     base::FormatBytes(available)));
+    if (needed > available) {
+      return absl::ResourceExhaustedError(
+          fmt::format("{} ranks would take {}, and {} is available: half the --model-dim (now {}) "
+                      "takes half and keeps T* and the ratios, but for attention's share",
+                      options_.ranks,
+                      base::FormatBytes(needed),
+                      base::FormatBytes(available),
+                      spec_.model_dim));
+    }
+    return absl::OkStatus();
+  }
+
+  // --- Cases ---
+
+  int64_t PassTokens(double context) const {
+    if (options_.tokens > 0) {
+      return options_.tokens;
+    }
+    return static_cast<int64_t>(
+        std::ceil(options_.load *
+                  TunnelSaturation(setting_, kExpectedMfu * setting_.peak_flops_per_s, context)));
+  }
+
+  absl::Status MakeCases() {
+    for (const std::string& name : options_.cases) {
+      ZP_RETURN_IF_ERROR(AddCase(name));
+    }
+    // Those that idle and double are held against.
+    for (size_t i = 0; i < cases_.size(); ++i) {
+      const std::string even = cases_[i].work.even_case;
+      if (!even.empty() && FindCase(even) == nullptr) {
+        ZP_RETURN_IF_ERROR(AddCase(even));
       }
     }
-    std::vector<double> peaks;
-    for (const auto& rank : ranks_) {
-      ZP_ASSIGN_OR_RETURN(const json::object started, AnswerOf(*rank));
-      advertisements_.emplace_back(started.at("advertisement").as_string());
-      peaks.push_back(started.at("peak_flops_per_s").to_number<double>());
+    return absl::OkStatus();
+  }
+
+  absl::Status AddCase(const std::string& name) {
+    TunnelCase made;
+    if (const size_t equals = name.find('='); equals != std::string::npos) {
+      made.name = name.substr(0, equals);
+      ZP_ASSIGN_OR_RETURN(made.work, WorkOfFile(name.substr(equals + 1)));
+    } else {
+      made.name = name;
+      // A first look tells the mean context, on which T* depends.
+      ZP_ASSIGN_OR_RETURN(const TunnelWork sample, MakeWork(name, spec_, options_.ranks, 16384));
+      ZP_ASSIGN_OR_RETURN(made.work,
+                          MakeWork(name, spec_, options_.ranks, PassTokens(sample.mean_context)));
     }
-    peak_flops_per_s_ = Median(peaks);
-    for (int32_t rank = 0; rank < options_.ranks; ++rank) {
-      for (int32_t other = 0; other < options_.ranks; ++other) {
-        if (other != rank) {
-          ZP_RETURN_IF_ERROR(
-              Tell(rank, fmt::format("connect {} {}", other, advertisements_[other])).status());
+    const std::string directory = fmt::format("{}/{}", batch_directory_, cases_.size());
+    fs::create_directory(directory);
+    files_.push_back(WriteFiles(made.work, directory));
+    cases_.push_back(std::move(made));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<TunnelWork> WorkOfFile(const std::string& path) {
+    if (tokenizer_ == nullptr) {
+      if (options_.tokenizer.empty()) {
+        return absl::InvalidArgumentError("a case from a file needs --tokenizer");
+      }
+      ZP_ASSIGN_OR_RETURN(tokenizer_, text::Tokenizer::Load(options_.tokenizer));
+    }
+    std::vector<PromptGroup> groups;
+    std::string last_context;
+    const auto take = [&](const RequestLine& request) {
+      if (groups.empty() || request.context != last_context) {
+        groups.emplace_back();
+        last_context = request.context;
+      }
+      groups.back().push_back(request.Tokens(*tokenizer_));
+      return absl::OkStatus();
+    };
+    ZP_RETURN_IF_ERROR(ForEachRequestLine(path, take));
+    ZP_ASSIGN_OR_RETURN(const TunnelWork sample, DealGroups(groups, spec_, options_.ranks, 4096));
+    return DealGroups(groups, spec_, options_.ranks, PassTokens(sample.mean_context));
+  }
+
+  // [rank]: the files of its queue, one word after the other.
+  static std::vector<std::string> WriteFiles(const TunnelWork& work, const std::string& directory) {
+    std::vector<std::string> words;
+    for (size_t rank = 0; rank < work.queues.size(); ++rank) {
+      std::string& paths = words.emplace_back();
+      for (size_t pass = 0; pass < work.queues[rank].size(); ++pass) {
+        const std::string path = fmt::format("{}/{}_{}.jsonl", directory, rank, pass);
+        std::ofstream file(path);
+        for (const Prompt& prompt : work.queues[rank][pass].prompts) {
+          file << json::serialize(json::value_from(prompt)) << "\n";
         }
+        paths += " " + path;
       }
     }
-    return absl::OkStatus();
+    return words;
   }
 
-  std::string Addresses() const {
-    std::vector<std::string> addresses;
-    addresses.reserve(options_.ranks);
-    for (int32_t rank = 0; rank < options_.ranks; ++rank) {
-      addresses.push_back(links_->address(rank));
-    }
-    return fmt::format("{}", fmt::join(addresses, ","));
-  }
-
-  // Said to all before any answers: they meet.
-  absl::Status ConnectMesh() {
-    for (const auto& rank : ranks_) {
-      ZP_RETURN_IF_ERROR(rank->WriteLine("mesh"));
-    }
-    for (const auto& rank : ranks_) {
-      ZP_RETURN_IF_ERROR(AnswerOf(*rank).status());
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status ShapeLinks() {
-    ZP_RETURN_IF_ERROR(links_->Shape(peak_flops_per_s_ * bytes_per_flop_));
-    ZP_ASSIGN_OR_RETURN(const json::object link,
-                        Tell(0, fmt::format("link {}", advertisements_[1])));
-    link_bytes_per_s_ = link.at("link_bytes_per_s").to_number<double>();
-    return absl::OkStatus();
-  }
-
-  absl::StatusOr<json::object> AnswerOf(ChildProcess& rank) {
-    ZP_ASSIGN_OR_RETURN(const std::string line, rank.ReadLine(kAnswerTimeout));
-    json::object answer = json::parse(line).as_object();
-    if (const json::value* error = answer.if_contains("error"); error != nullptr) {
-      return absl::InternalError(std::string(error->as_string()));
-    }
-    return answer;
-  }
-
-  absl::StatusOr<json::object> Tell(int32_t rank, const std::string& command) {
-    ZP_RETURN_IF_ERROR(ranks_[rank]->WriteLine(command));
-    return AnswerOf(*ranks_[rank]);
-  }
-
-  // --- Batches ---
-
-  double MissingBytes() const {
-    const int32_t kept = (spec_.expert_count + options_.ranks - 1) / options_.ranks;
-    return 2.0 * static_cast<double>(spec::ExpertParameters(spec_)) * (spec_.expert_count - kept);
-  }
-
-  // T* with the link as measured and the kernels at 80 % of their peak.
-  double ExpectedSaturation(double context) const {
-    return spec::SaturationTokens(MissingBytes() / link_bytes_per_s_,
-                                  0.8 * peak_flops_per_s_,
-                                  spec::LayerFlopsPerToken(spec_, context));
-  }
-
-  // "256": prompts of 256 tokens; "uneven": lengths from 16 to 8,192, log-uniform, and ranks with
-  // whatever came to them.
-  absl::StatusOr<Case> MakeCase(const std::string& name) const {
-    Case made{.name = name, .files = {}, .rank_tokens = {}};
-    int64_t prompt_tokens = 0;
-    const bool is_uneven = name == "uneven";
-    if (!is_uneven && (!absl::SimpleAtoi(name, &prompt_tokens) || prompt_tokens < 1 ||
-                       prompt_tokens > spec_.max_position_count)) {
-      return absl::InvalidArgumentError(
-          fmt::format("case '{}' is neither a number of tokens nor 'uneven'", name));
-    }
-    made.mean_context = is_uneven ? 1024 : static_cast<double>(prompt_tokens) / 2;
-    const auto tokens = options_.tokens > 0
-                            ? options_.tokens
-                            : static_cast<int64_t>(
-                                  std::ceil(options_.load * ExpectedSaturation(made.mean_context)));
-    std::mt19937_64 random(1);
-    for (int32_t rank = 0; rank < options_.ranks; ++rank) {
-      const std::string path = fmt::format("{}/{}_{}.jsonl", batch_directory_, name, rank);
-      std::ofstream file(path);
-      int64_t written = 0;
-      while (written < tokens) {
-        const int64_t length =
-            is_uneven ? static_cast<int64_t>(
-                            std::exp2(std::uniform_real_distribution<double>(4, 13)(random)))
-                      : prompt_tokens;
-        json::array prompt;
-        for (int64_t i = 0; i < length; ++i) {
-          prompt.push_back(static_cast<int64_t>(random() % spec_.vocab_count));
-        }
-        file << json::serialize(prompt) << "\n";
-        written += length;
-      }
-      made.files.push_back(path);
-      made.rank_tokens.push_back(written);
-    }
-    return made;
+  const TunnelCase* FindCase(const std::string& name) const {
+    const auto found = std::ranges::find(cases_, name, &TunnelCase::name);
+    return name.empty() || found == cases_.end() ? nullptr : &*found;
   }
 
   // --- Passes ---
 
-  absl::Status RunOnce(const std::string& strategy, Case& tunnel_case) {
-    // What was fetched while nothing ran is not to count: gather runs once before.
-    const int warm_passes = strategy == "gather" ? 1 : 0;
-    for (int32_t rank = 0; rank < options_.ranks; ++rank) {
-      ZP_RETURN_IF_ERROR(ranks_[rank]->WriteLine(
-          fmt::format("run {} {} {}", strategy, warm_passes, tunnel_case.files[rank])));
+  // What was fetched while nothing ran is not to count. It shows only where a gather takes longer
+  // than a layer: above T* the first gather would have been hidden anyway.
+  int WarmPasses(const std::string& strategy, const TunnelWork& work) const {
+    const double saturation =
+        TunnelSaturation(setting_, kExpectedMfu * setting_.peak_flops_per_s, work.mean_context);
+    const auto smallest = static_cast<double>(std::max<int64_t>(work.smallest_pass(), 1));
+    return strategy == "gather" && smallest < 1.25 * saturation ? 1 : 0;
+  }
+
+  double RoundFlops(const std::string& strategy, const TunnelCase& tunnel_case) const {
+    double tokens = 0;
+    for (int32_t rank = 0; rank < (strategy == "alone" ? 1 : options_.ranks); ++rank) {
+      tokens += static_cast<double>(tunnel_case.work.rank_tokens(rank));
+      if (WarmPasses(strategy, tunnel_case.work) > 0 && !tunnel_case.work.queues[rank].empty()) {
+        tokens += static_cast<double>(tunnel_case.work.queues[rank][0].tokens);
+      }
     }
-    double tokens_per_s = 0;
-    double wait = 0;
-    double seconds = 0;
-    double bytes = 0;
-    double gather_seconds = 0;
-    double flops = 0;
-    double cpu = 0;
-    for (const auto& rank : ranks_) {
-      ZP_ASSIGN_OR_RETURN(const json::object pass, AnswerOf(*rank));
-      const auto number = [&](const char* key) { return pass.at(key).to_number<double>(); };
-      tokens_per_s += number("tokens") / number("seconds");
-      wait += number("wait_seconds");
-      seconds += number("seconds");
-      bytes += number("gathered_bytes");
-      gather_seconds += number("gather_seconds");
-      flops += number("flops");
-      cpu += number("cpu_seconds");
+    return tokens * spec_.layer_count *
+           spec::LayerFlopsPerToken(spec_, tunnel_case.work.mean_context);
+  }
+
+  absl::Status RunOnce(const std::string& strategy, int round, TunnelCase& tunnel_case) {
+    const auto begin = std::chrono::steady_clock::now();
+    const auto& files = files_[&tunnel_case - cases_.data()];
+    const int32_t passes = tunnel_case.work.pass_count();
+    std::vector<std::string> commands;
+    for (int32_t rank = 0; rank < (strategy == "alone" ? 1 : options_.ranks); ++rank) {
+      commands.push_back(fmt::format(
+          "run {} {} {}{}", strategy, WarmPasses(strategy, tunnel_case.work), passes, files[rank]));
     }
-    Passes& passes = tunnel_case.passes[strategy];
-    passes.tokens_per_s.push_back(tokens_per_s);
-    passes.wait_fraction.push_back(wait / seconds);
-    passes.gather_bytes_per_s.push_back(gather_seconds > 0 ? bytes / gather_seconds : 0);
-    passes.flops_per_s.push_back(flops / seconds);
-    passes.cpu_fraction.push_back(cpu / seconds);
+    ZP_ASSIGN_OR_RETURN(const std::vector<json::object> answers, hosts_->TellEach(commands));
+    std::vector<RankRun> runs;
+    for (const json::object& answer : answers) {
+      ZP_ASSIGN_OR_RETURN(runs.emplace_back(), RankRun::FromJson(answer));
+    }
+    if (round > 0) {
+      tunnel_case.strategies[strategy].Record(runs, passes);
+    }
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    remaining_.Done(RoundFlops(strategy, tunnel_case), seconds.count());
+    StrategyRounds once;
+    once.Record(runs, passes);
+    Tell(fmt::format("{} of case {}, {}: {:.1f} s, {:.0f} tokens/s; about {:.1f} minutes left",
+                     round == 0 ? "warm-up" : fmt::format("round {}/{}", round, options_.rounds),
+                     tunnel_case.name,
+                     strategy,
+                     seconds.count(),
+                     once.tokens_per_s[0],
+                     remaining_.SecondsLeft(1) / 60));
     return absl::OkStatus();
   }
 
-  // --- Results ---
-
-  // Copies of a token that travel to other ranks, experts chosen evenly: every other rank that
-  // holds at least one of the k.
-  double CopiesPerToken() const {
-    const double others = options_.ranks - 1;
-    const double share = 1.0 / options_.ranks;
-    return others * (1 - std::pow(1 - share, spec_.experts_per_token));
-  }
-
-  // What dispatch costs over gather by arithmetic: docs/physics.md, windtunnel: 1 + bytes_per_token
-  // * (F / B) * u / flops_per_token, bf16 there and back.
-  double IdealRatio(double achieved_flops_per_s, double context) const {
-    const double bytes_per_token = 2 * 2.0 * spec_.model_dim * CopiesPerToken();
-    return 1 + bytes_per_token / link_bytes_per_s_ * achieved_flops_per_s /
-                   spec::LayerFlopsPerToken(spec_, context);
-  }
-
-  static json::object RangeOf(const std::vector<double>& over, const std::vector<double>& under) {
-    std::vector<double> ratios;
-    for (size_t round = 0; round < over.size(); ++round) {
-      ratios.push_back(over[round] / under[round]);
-    }
-    const auto [low, high] = std::ranges::minmax(ratios);
-    return {{"median", Median(ratios)}, {"low", low}, {"high", high}};
-  }
-
-  json::object ToJson(const Case& tunnel_case) const {
-    json::object line = {{"bench", "tunnel"},
-                         {"ranks", options_.ranks},
-                         {"case", tunnel_case.name},
-                         {"shape", options_.shape},
-                         {"layers", options_.layers},
-                         {"balance", options_.balance},
-                         {"cpu_quota", !quotas_.empty()},
-                         {"rank_tokens", json::value_from(tunnel_case.rank_tokens)},
-                         {"peak_flops_per_s", peak_flops_per_s_},
-                         {"link_bytes_per_s", link_bytes_per_s_},
-                         {"rounds", options_.rounds}};
-    const auto passes = [&](const char* strategy) -> const Passes* {
-      const auto found = tunnel_case.passes.find(strategy);
-      return found == tunnel_case.passes.end() ? nullptr : &found->second;
-    };
-    const Passes* gather = passes("gather");
-    const Passes* resident = passes("resident");
-    const Passes* dispatch = passes("dispatch");
-    for (const auto& [strategy, strategy_passes] : tunnel_case.passes) {
-      line[strategy + "_tokens_per_s"] = Median(strategy_passes.tokens_per_s);
-      line[strategy + "_wait_fraction"] = Median(strategy_passes.wait_fraction);
-      line[strategy + "_mfu"] = Median(strategy_passes.flops_per_s) / peak_flops_per_s_;
-      line[strategy + "_cpu_fraction"] = Median(strategy_passes.cpu_fraction);
-    }
-    if (gather != nullptr) {
-      line["exposed_wait_fraction"] = Median(gather->wait_fraction);
-    }
-    if (gather != nullptr && resident != nullptr) {
-      const double achieved = Median(resident->flops_per_s);
-      const double saturation =
-          spec::SaturationTokens(MissingBytes() / link_bytes_per_s_,
-                                 achieved,
-                                 spec::LayerFlopsPerToken(spec_, tunnel_case.mean_context));
-      line["saturation_tokens"] = saturation;
-      line["above_saturation"] =
-          static_cast<double>(*std::ranges::min_element(tunnel_case.rank_tokens)) >= saturation;
-      line["of_resident"] = RangeOf(gather->tokens_per_s, resident->tokens_per_s);
-      line["ideal_ratio"] = IdealRatio(achieved, tunnel_case.mean_context);
-    }
-    if (gather != nullptr && dispatch != nullptr) {
-      line["ratio"] = RangeOf(gather->tokens_per_s, dispatch->tokens_per_s);
-    }
-    return line;
-  }
+  static void Tell(const std::string& text) { fmt::print(stderr, "tunnel: {}\n", text); }
 
   void Print(const json::object& line) const {
     if (options_.json) {
@@ -395,14 +362,13 @@ class Tunnel {
 
   const TunnelOptions options_;
   spec::ModelSpec spec_;
-  double bytes_per_flop_ = 0;
-  double peak_flops_per_s_ = 0;  // of a rank
-  double link_bytes_per_s_ = 0;
+  TunnelSetting setting_;
   std::string batch_directory_;
-  std::unique_ptr<TunnelLinks> links_;
-  std::vector<std::string> advertisements_;  // [rank], hex
-  std::vector<std::unique_ptr<ChildProcess>> ranks_;
-  std::vector<std::unique_ptr<CpuQuota>> quotas_;
+  std::unique_ptr<text::Tokenizer> tokenizer_;
+  std::unique_ptr<TunnelHosts> hosts_;
+  std::vector<TunnelCase> cases_;
+  std::vector<std::vector<std::string>> files_;  // [case][rank]
+  Estimate remaining_;
 };
 
 absl::Status RunTunnel(const TunnelOptions& options) {
@@ -417,6 +383,18 @@ absl::Status RunTunnel(const TunnelOptions& options) {
                     options.layers,
                     engine::HostModelOptions{}.window_slot_count));
   }
+  // Gather and dispatch then keep the same experts on each rank.
+  if (const auto shape = spec::FindModelShape(options.shape);
+      shape.ok() && shape->expert_count % options.ranks != 0) {
+    return absl::InvalidArgumentError(
+        fmt::format("--ranks is {}, but must divide the {} experts of a layer",
+                    options.ranks,
+                    shape->expert_count));
+  }
+  if (options.model_dim % 64 != 0) {
+    return absl::InvalidArgumentError(
+        fmt::format("--model-dim is {}, but must be a multiple of 64", options.model_dim));
+  }
   return Tunnel(options).Run();
 }
 
@@ -428,10 +406,20 @@ void AddBenchTunnelCommand(CLI::App& bench) {
                                            "in network namespaces whose links are "
                                            "shaped to the balance of a GPU machine (needs root)");
   const auto options = std::make_shared<TunnelOptions>();
-  command->add_option("--ranks", options->ranks, "Hosts, one rank each")->capture_default_str();
+  command
+      ->add_option("--ranks",
+                   options->ranks,
+                   "Hosts, one rank each; more than there are cores get an equal CPU quota each")
+      ->capture_default_str();
   command->add_option("--shape", options->shape, "Named model shape; weights are random")
       ->capture_default_str();
   command->add_option("--layers", options->layers, "Layers to keep")->capture_default_str();
+  command
+      ->add_option("--model-dim",
+                   options->model_dim,
+                   "Instead of the shape's: less memory and time at the same T* (0: the shape's)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command
       ->add_option("--balance",
                    options->balance,
@@ -440,17 +428,26 @@ void AddBenchTunnelCommand(CLI::App& bench) {
   command
       ->add_option("--cases",
                    options->cases,
-                   "Tokens per prompt, nothing shared, or 'uneven': lengths from 16 to 8,192")
+                   "Tokens per prompt, nothing shared; uneven; idle; double; or NAME=FILE with "
+                   "requests as JSON lines, also .xz")
       ->delimiter(',')
       ->capture_default_str();
+  command->add_option("--tokenizer", options->tokenizer, "A tokenizer.json, for cases from files");
   command->add_option("--tokens", options->tokens, "Of a rank's pass; 0: --load times T*")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_option("--load", options->load, "Tokens of a pass, in units of T*")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_option("--strategies", options->strategies, "Of resident, gather and dispatch")
+  command
+      ->add_option("--strategies",
+                   options->strategies,
+                   "Of resident, gather, dispatch, dispatch-overlap (in micro-batches), alone (one "
+                   "resident rank while the others rest) and loaded (resident from a copy of each "
+                   "rank's own)")
       ->delimiter(',')
-      ->check(CLI::IsMember({"resident", "gather", "dispatch"}))
+      ->check(
+          CLI::IsMember({"resident", "gather", "dispatch", "dispatch-overlap", "alone", "loaded"}))
       ->capture_default_str();
   command->add_option("--rounds", options->rounds, "Passes per case and strategy, interleaved")
       ->check(CLI::Range(1, 1000))

@@ -93,7 +93,11 @@ absl::StatusOr<std::string> ChildProcess::ReadLine(std::chrono::seconds timeout)
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
         deadline - std::chrono::steady_clock::now());
     pollfd fd = {.fd = output_fd_, .events = POLLIN, .revents = 0};
-    if (left.count() <= 0 || poll(&fd, 1, static_cast<int>(left.count())) == 0) {
+    const int ready = left.count() <= 0 ? 0 : poll(&fd, 1, static_cast<int>(left.count()));
+    if (ready < 0) {
+      return absl::CancelledError(fmt::format("interrupted: {}", std::strerror(errno)));
+    }
+    if (ready == 0) {
       return absl::DeadlineExceededError(
           fmt::format("process {} said nothing for {} s", pid_, timeout.count()));
     }

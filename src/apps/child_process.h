@@ -29,7 +29,7 @@ class ChildProcess {
   // Errors: Unavailable if the process has ended.
   absl::Status WriteLine(const std::string& line);
   // The next line, without its end. Unavailable if the process ends first, DeadlineExceeded if
-  // there is none in time.
+  // there is none in time, Cancelled if a signal interrupts the wait.
   absl::StatusOr<std::string> ReadLine(std::chrono::seconds timeout);
 
  private:

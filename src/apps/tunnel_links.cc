@@ -93,6 +93,7 @@ std::string TunnelLinks::NamespaceOf(int32_t rank) const {
 std::string TunnelLinks::OuterEnd(int32_t rank) const { return fmt::format("{}v{}", name_, rank); }
 
 absl::StatusOr<std::unique_ptr<CpuQuota>> CpuQuota::Limit(pid_t pid, double cores) {
+  // Short: within one period a rank may run at full speed.
   constexpr int kPeriodMicroseconds = 10'000;
   const int quota = static_cast<int>(cores * kPeriodMicroseconds);
   const std::string name = fmt::format("zeroprefill-{}", pid);

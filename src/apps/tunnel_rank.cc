@@ -1,10 +1,12 @@
 #include "apps/tunnel_rank.h"
 
+#include <sched.h>
+
+#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <fstream>
 #include <iostream>
-#include <map>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -14,7 +16,11 @@
 #include "absl/strings/escaping.h"
 #include "apps/bench_prompts.h"
 #include "apps/command.h"
+#include "apps/held_experts.h"
 #include "apps/read_rate.h"
+#include "apps/tunnel_arithmetic.h"
+#include "apps/tunnel_moes.h"
+#include "apps/tunnel_report.h"
 #include "base/logging.h"
 #include "base/thread_pool.h"
 #include "boost/json.hpp"
@@ -27,6 +33,7 @@
 #include "fabric/peer_source.h"
 #include "fmt/format.h"
 #include "model/dispatched_moe.h"
+#include "model/gathered_moe.h"
 #include "ops/cpu/cpu_kernels.h"
 
 namespace zp::apps {
@@ -36,6 +43,7 @@ namespace json = boost::json;
 
 struct RankOptions {
   std::string directory;
+  std::string held_directory;  // with the same experts' files, to be mapped
   int32_t host = 0;
   int32_t host_count = 2;
   std::vector<std::string> addresses;  // [host]
@@ -70,35 +78,22 @@ class TunnelRank {
  public:
   explicit TunnelRank(RankOptions options) : options_(std::move(options)) {}
 
-  absl::StatusOr<json::object> Start() {
-    ZP_ASSIGN_OR_RETURN(checkpoint_, checkpoint::Checkpoint::Open(options_.directory));
-    base::ThreadPool pool(static_cast<int>(options_.cpus.size()), options_.cpus);
-    peak_flops_per_s_ = ops::cpu::MeasurePeakFlops(spec::DType::kBf16, pool);
-    ZP_ASSIGN_OR_RETURN(sharded_, engine::HostModel::Load(*checkpoint_, Sharded()));
-    const fabric::MemoryRegion region{.object = 0, .bytes = sharded_->kept_bytes()};
-    ZP_ASSIGN_OR_RETURN(
-        server_,
-        fabric::ServeMemory(std::span(&region, 1), {.address = options_.addresses[options_.host]}));
-    ZP_ASSIGN_OR_RETURN(listener_, fabric::ListenForRanks(RankAddresses()[options_.host]));
-    ZP_ASSIGN_OR_RETURN(engines_["gather"], engine::Engine::Create(sharded_, EngineOptions()));
-    return json::object{{"advertisement", absl::BytesToHexString(server_->advertisement())},
-                        {"peak_flops_per_s", peak_flops_per_s_}};
-  }
-
   absl::StatusOr<json::object> Do(const std::string& line) {
     std::istringstream words(line);
     std::string verb;
     words >> verb;
+    if (verb == "peak") {
+      return MeasurePeak(words);
+    }
+    if (verb == "load") {
+      return Load();
+    }
     if (verb == "connect") {
-      int32_t host = 0;
-      std::string advertisement;
-      words >> host >> advertisement;
-      ZP_RETURN_IF_ERROR(
-          engines_["gather"]->ConnectHost(host, absl::HexStringToBytes(advertisement)));
-      return json::object{};
+      return Connect(words);
     }
     if (verb == "mesh") {
       ZP_RETURN_IF_ERROR(ConnectRanks());
+      ZP_RETURN_IF_ERROR(MakeEngine());
       return json::object{};
     }
     if (verb == "link") {
@@ -107,18 +102,47 @@ class TunnelRank {
       return MeasureLink(absl::HexStringToBytes(advertisement));
     }
     if (verb == "run") {
-      std::string strategy;
-      int warm_passes = 0;
-      std::string path;
-      words >> strategy >> warm_passes >> path;
-      return Run(strategy, warm_passes, path);
+      return Run(words);
     }
     return absl::InvalidArgumentError(fmt::format("'{}' is no command", verb));
   }
 
  private:
+  absl::StatusOr<json::object> MeasurePeak(std::istream& words) const {
+    double seconds = 0;
+    std::string kind;
+    words >> seconds >> kind;
+    base::ThreadPool pool(static_cast<int>(options_.cpus.size()), options_.cpus);
+    const double flops_per_s = kind == "mean"
+                                   ? ops::cpu::MeasureMeanFlops(spec::DType::kBf16, pool, seconds)
+                                   : ops::cpu::MeasurePeakFlops(spec::DType::kBf16, pool, seconds);
+    return json::object{{"peak_flops_per_s", flops_per_s}};
+  }
+
+  absl::StatusOr<json::object> Load() {
+    ZP_ASSIGN_OR_RETURN(checkpoint_, checkpoint::Checkpoint::Open(options_.directory));
+    ZP_ASSIGN_OR_RETURN(sharded_, engine::HostModel::Load(*checkpoint_, Sharded()));
+    const fabric::MemoryRegion region{.object = 0, .bytes = sharded_->kept_bytes()};
+    ZP_ASSIGN_OR_RETURN(
+        server_,
+        fabric::ServeMemory(std::span(&region, 1), {.address = options_.addresses[options_.host]}));
+    ZP_ASSIGN_OR_RETURN(listener_, fabric::ListenForRanks(RankAddresses()[options_.host]));
+    ZP_ASSIGN_OR_RETURN(window_, sharded_->OpenExperts(options_.host, /*trace=*/nullptr));
+    return json::object{{"advertisement", absl::BytesToHexString(server_->advertisement())}};
+  }
+
+  absl::StatusOr<json::object> Connect(std::istream& words) {
+    int32_t host = 0;
+    std::string advertisement;
+    words >> host >> advertisement;
+    ZP_ASSIGN_OR_RETURN(std::unique_ptr<fabric::ByteSource> peer,
+                        fabric::OpenPeerSource(absl::HexStringToBytes(advertisement)));
+    window_->ReplaceSource(sharded_->SourceOf(host), std::move(peer));
+    return json::object{};
+  }
+
   // Bytes a second from a peer, over about two seconds.
-  absl::StatusOr<json::object> MeasureLink(const std::string& advertisement) {
+  absl::StatusOr<json::object> MeasureLink(const std::string& advertisement) const {
     ZP_ASSIGN_OR_RETURN(const std::unique_ptr<fabric::ByteSource> peer,
                         fabric::OpenPeerSource(advertisement));
     // All hosts keep the same number of experts.
@@ -153,35 +177,8 @@ class TunnelRank {
     return absl::OkStatus();
   }
 
-  // The same shard as gather's, fixed: tokens come to it.
-  absl::StatusOr<std::unique_ptr<engine::Engine>> MakeDispatchEngine() {
-    if (exchange_ == nullptr) {
-      return absl::FailedPreconditionError("dispatch needs the ranks' mesh");
-    }
-    const spec::ModelSpec& spec = sharded_->spec();
-    local_blobs_.resize(spec.layer_count);
-    for (int32_t layer = 0; layer < spec.layer_count; ++layer) {
-      for (int32_t expert = 0; spec.layer_is_moe[layer] && expert < spec.expert_count; ++expert) {
-        local_blobs_[layer].push_back(sharded_->store().Find(layer, expert));
-      }
-    }
-    return engine::Engine::Create(
-        sharded_,
-        EngineOptions(),
-        [this, &spec](ops::Kernels& kernels) -> absl::StatusOr<std::unique_ptr<model::MoeBlock>> {
-          return std::make_unique<model::DispatchedMoe>(
-              spec.layer_is_moe,
-              sharded_->expert_layout(),
-              spec.expert_count,
-              [this](int32_t layer) {
-                return std::span<const std::byte* const>(local_blobs_[layer]);
-              },
-              *exchange_,
-              kernels);
-        });
-  }
-
-  // A host keeps its share and no more: what the paper calls a rank's shard.
+  // A host keeps its share and no more: what the paper calls a rank's shard. Time is stretched here
+  // (a rank is thousands of times slower than what it imitates), and patience with it.
   engine::HostModelOptions Sharded() const {
     const spec::ModelSpec& spec = checkpoint_->spec();
     base::ThreadPool pool(1);
@@ -199,73 +196,174 @@ class TunnelRank {
             .host_count = options_.host_count,
             .host = options_.host,
             .redundancy = 1,
-            .streams_from_files = false};
+            .streams_from_files = false,
+            .gather = {.stall_timeout = std::chrono::seconds(60),
+                       .give_up_timeout = std::chrono::seconds(600)}};
   }
 
-  engine::EngineOptions EngineOptions() const {
-    return {.rank = options_.host,
-            .thread_count = static_cast<int>(options_.cpus.size()),
-            .cpus = options_.cpus};
+  // One engine over the sharded model. Gather and dispatch use the same shard.
+  absl::Status MakeEngine() {
+    const auto make_moes =
+        [&](ops::Kernels& kernels) -> absl::StatusOr<std::unique_ptr<model::MoeBlock>> {
+      kernels_ = &kernels;
+      auto moes = std::make_unique<TunnelMoes>();
+      moes->Add("gather", Gathered(*window_));
+      moes->Add("dispatch", Dispatched(/*overlaps=*/false));
+      moes->Add("dispatch-overlap", Dispatched(/*overlaps=*/true));
+      moes_ = moes.get();
+      return moes;
+    };
+    ZP_ASSIGN_OR_RETURN(
+        engine_,
+        engine::Engine::Create(sharded_,
+                               {.rank = options_.host,
+                                .thread_count = static_cast<int>(options_.cpus.size()),
+                                .cpus = options_.cpus,
+                                .chunk_tokens = kTunnelChunkTokens},
+                               make_moes));
+    return absl::OkStatus();
   }
 
-  absl::StatusOr<engine::Engine*> EngineFor(const std::string& strategy) {
-    std::unique_ptr<engine::Engine>& engine = engines_[strategy];
-    if (engine == nullptr && strategy == "resident") {
-      ZP_ASSIGN_OR_RETURN(
-          std::shared_ptr<const engine::HostModel> all,
-          engine::HostModel::Load(*checkpoint_,
-                                  {.thread_count = static_cast<int>(options_.cpus.size()),
-                                   .expert_memory_bytes = int64_t{1} << 50}));
-      ZP_ASSIGN_OR_RETURN(engine, engine::Engine::Create(std::move(all), EngineOptions()));
-    }
-    if (engine == nullptr && strategy == "dispatch") {
-      ZP_ASSIGN_OR_RETURN(engine, MakeDispatchEngine());
-    }
-    if (engine == nullptr) {
-      return absl::InvalidArgumentError(fmt::format("'{}' is no strategy", strategy));
-    }
-    return engine.get();
+  std::unique_ptr<model::MoeBlock> Gathered(experts::ExpertProvider& experts) const {
+    return std::make_unique<model::GatheredMoe>(
+        sharded_->spec().layer_is_moe, sharded_->expert_layout(), experts, *kernels_);
   }
 
-  absl::StatusOr<json::object> Run(const std::string& strategy,
-                                   int warm_passes,
-                                   const std::string& path) {
-    ZP_ASSIGN_OR_RETURN(engine::Engine * engine, EngineFor(strategy));
-    ZP_ASSIGN_OR_RETURN(const std::vector<protocol::Work> works, ReadPrompts(path));
-    const std::vector<const protocol::Work*> batch = PointersTo(works);
-    for (int pass = 0; pass < warm_passes; ++pass) {
-      engine->Run(batch);
+  std::unique_ptr<model::MoeBlock> Dispatched(bool overlaps) {
+    const spec::ModelSpec& spec = sharded_->spec();
+    local_blobs_.resize(spec.layer_count);
+    for (int32_t layer = 0; layer < spec.layer_count; ++layer) {
+      local_blobs_[layer].clear();
+      for (int32_t expert = 0; spec.layer_is_moe[layer] && expert < spec.expert_count; ++expert) {
+        local_blobs_[layer].push_back(sharded_->store().Find(layer, expert));
+      }
     }
+    return std::make_unique<model::DispatchedMoe>(
+        spec.layer_is_moe,
+        sharded_->expert_layout(),
+        spec.expert_count,
+        [this](int32_t layer) { return std::span<const std::byte* const>(local_blobs_[layer]); },
+        *exchange_,
+        *kernels_,
+        model::DispatchOptions{.part_rows = DispatchedRows(options_.host_count, overlaps),
+                               .overlaps = overlaps});
+  }
+
+  // What only some strategies need, when it is asked for.
+  absl::Status Prepare(const std::string& strategy) {
+    if ((strategy == "resident" || strategy == "alone") && held_ == nullptr) {
+      return MapExperts();
+    }
+    return strategy == "loaded" && own_copy_ == nullptr ? LoadOwnCopy() : absl::OkStatus();
+  }
+
+  // All experts, one copy for all ranks.
+  absl::Status MapExperts() {
+    ZP_ASSIGN_OR_RETURN(const checkpoint::PackedExperts packed,
+                        checkpoint::ReadPackedExperts(options_.directory, sharded_->spec()));
+    ZP_ASSIGN_OR_RETURN(held_, HeldExperts::Map(packed, options_.held_directory));
+    moes_->Add("resident", Gathered(*held_));
+    moes_->Add("alone", Gathered(*held_));
+    return absl::OkStatus();
+  }
+
+  // The same experts in memory of this rank's own, to hold mapped ones against: a model more.
+  absl::Status LoadOwnCopy() {
+    ZP_ASSIGN_OR_RETURN(
+        own_copy_,
+        engine::HostModel::Load(*checkpoint_,
+                                {.thread_count = static_cast<int>(options_.cpus.size()),
+                                 .expert_memory_bytes = int64_t{1} << 50}));
+    std::vector<std::vector<const std::byte*>> blobs(own_copy_->spec().layer_count);
+    for (int32_t layer = 0; layer < own_copy_->spec().layer_count; ++layer) {
+      for (int32_t expert = 0; expert < own_copy_->store().catalog().expert_count_of(layer);
+           ++expert) {
+        blobs[layer].push_back(own_copy_->store().Find(layer, expert));
+      }
+    }
+    own_held_ = std::make_unique<HeldExperts>(std::move(blobs));
+    moes_->Add("loaded", Gathered(*own_held_));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<json::object> Run(std::istream& words) {
+    std::string strategy;
+    int warm_passes = 0;
+    int pass_count = 0;
+    words >> strategy >> warm_passes >> pass_count;
+    if (moes_ == nullptr) {
+      return absl::FailedPreconditionError("a run needs the ranks' mesh");
+    }
+    ZP_RETURN_IF_ERROR(Prepare(strategy));
+    model::MoeBlock* const block = moes_->Choose(strategy);
+    if (block == nullptr) {
+      return absl::InvalidArgumentError(fmt::format("'{}' is no strategy here", strategy));
+    }
+    std::vector<std::vector<protocol::Work>> queue;
+    for (std::string path; words >> path;) {
+      ZP_ASSIGN_OR_RETURN(queue.emplace_back(), ReadPrompts(path));
+    }
+    for (int pass = 0; pass < warm_passes && !queue.empty(); ++pass) {
+      engine_->Run(PointersTo(queue[0]));
+    }
+    RankRun run;
     const double cpu_seconds = CpuSeconds();
-    const engine::BatchResult result = engine->Run(batch);
+    const auto begin = std::chrono::steady_clock::now();
+    for (int pass = 0; pass < pass_count; ++pass) {
+      if (pass < static_cast<int>(queue.size())) {
+        ZP_RETURN_IF_ERROR(RunPass(queue[pass], run));
+      } else if (auto* dispatched = dynamic_cast<model::DispatchedMoe*>(block);
+                 dispatched != nullptr) {
+        ZP_RETURN_IF_ERROR(ServePass(*dispatched, run));
+      }
+    }
+    run.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    run.cpu_seconds = CpuSeconds() - cpu_seconds;
+    return run.ToJson();
+  }
+
+  absl::Status RunPass(const std::vector<protocol::Work>& works, RankRun& run) {
+    const engine::BatchResult result = engine_->Run(PointersTo(works));
     for (const auto& work : result.works) {
       ZP_RETURN_IF_ERROR(work.status());
     }
-    const engine::PassReport& report = result.report;
-    int64_t gathered_bytes = 0;
-    double gather_seconds = 0;
-    for (const engine::LayerReport& layer : report.layers) {
-      gathered_bytes += layer.gathered_bytes;
-      gather_seconds += layer.gather_seconds;
+    run.tokens += result.report.computed_tokens;
+    run.flops += result.report.flops;
+    run.wait_seconds += result.report.exposed_wait_seconds;
+    for (const engine::LayerReport& layer : result.report.layers) {
+      run.gathered_bytes += static_cast<double>(layer.gathered_bytes);
+      run.gather_seconds += layer.gather_seconds;
     }
-    return json::object{{"tokens", report.computed_tokens},
-                        {"seconds", report.seconds},
-                        {"wait_seconds", report.exposed_wait_seconds},
-                        {"gather_seconds", gather_seconds},
-                        {"gathered_bytes", gathered_bytes},
-                        {"flops", report.flops},
-                        {"cpu_seconds", CpuSeconds() - cpu_seconds}};
+    return absl::OkStatus();
+  }
+
+  // A pass of the others, whose tokens come here. Its FLOPs are counted where the tokens are.
+  absl::Status ServePass(model::DispatchedMoe& dispatched, RankRun& run) {
+    model::PassProfile profile;
+    profile.Clear(sharded_->spec().layer_count, /*source_count=*/0);
+    ZP_RETURN_IF_ERROR(dispatched.ServePass(profile));
+    run.wait_seconds += profile.seconds(model::Op::kWeightWait);
+    for (const model::LayerProfile& layer : profile.layers()) {
+      run.gathered_bytes += static_cast<double>(layer.gathered_bytes);
+      run.gather_seconds += layer.gather_seconds;
+    }
+    return absl::OkStatus();
   }
 
   const RankOptions options_;
-  double peak_flops_per_s_ = 0;
   std::unique_ptr<checkpoint::Checkpoint> checkpoint_;
   std::shared_ptr<const engine::HostModel> sharded_;
   std::unique_ptr<fabric::MemoryServer> server_;
   fabric::Descriptor listener_;
   std::unique_ptr<fabric::Exchange> exchange_;
+  std::unique_ptr<experts::ExpertGatherer> window_;
+  std::unique_ptr<HeldExperts> held_;
+  std::shared_ptr<const engine::HostModel> own_copy_;
+  std::unique_ptr<HeldExperts> own_held_;
   std::vector<std::vector<const std::byte*>> local_blobs_;  // [layer][expert], of this host
-  std::map<std::string, std::unique_ptr<engine::Engine>> engines_;
+  ops::Kernels* kernels_ = nullptr;                         // the engine's
+  TunnelMoes* moes_ = nullptr;                              // the engine's
+  std::unique_ptr<engine::Engine> engine_;
 };
 
 void Answer(const absl::StatusOr<json::object>& answer) {
@@ -274,10 +372,23 @@ void Answer(const absl::StatusOr<json::object>& answer) {
   std::cout << json::serialize(line) << std::endl;
 }
 
+// All threads that come are to keep to the rank's cores: a rank is no faster for having two of
+// them.
+absl::Status KeepTo(const std::vector<int>& cpus) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int cpu : cpus) {
+    CPU_SET(cpu, &set);
+  }
+  return sched_setaffinity(0, sizeof(set), &set) == 0
+             ? absl::OkStatus()
+             : absl::ErrnoToStatus(errno, "a rank cannot be held to its cores");
+}
+
 absl::Status RunRank(const RankOptions& options) {
   base::SetUpLogging("warn");
+  ZP_RETURN_IF_ERROR(KeepTo(options.cpus));
   TunnelRank rank(options);
-  Answer(rank.Start());
   for (std::string line; std::getline(std::cin, line);) {
     Answer(rank.Do(line));
   }
@@ -290,6 +401,7 @@ void AddTunnelRankCommand(CLI::App& bench) {
   CLI::App* command = bench.add_subcommand("tunnel-rank", "One rank of `bench tunnel`")->group("");
   const auto options = std::make_shared<RankOptions>();
   command->add_option("--packed", options->directory)->required();
+  command->add_option("--held", options->held_directory)->required();
   command->add_option("--host", options->host)->required();
   command->add_option("--hosts", options->host_count)->required();
   command->add_option("--addresses", options->addresses)->delimiter(',')->required();

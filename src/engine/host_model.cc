@@ -36,17 +36,6 @@ absl::StatusOr<std::unique_ptr<ops::Kernels>> MakeKernels(const HostModelOptions
   return ops::cpu::CreateKernels(options.activation_dtype, pool);
 }
 
-// What the system says it could give without swapping.
-int64_t AvailableMemoryBytes() {
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string line; std::getline(meminfo, line);) {
-    if (line.starts_with("MemAvailable:")) {
-      return std::stoll(line.substr(line.find(':') + 1)) * 1024;
-    }
-  }
-  return 0;
-}
-
 // The index of a packed directory, held against what the kernels read.
 absl::StatusOr<checkpoint::PackedExperts> ReadPacked(const checkpoint::Checkpoint& checkpoint,
                                                      const ops::Kernels& kernels) {
@@ -212,6 +201,16 @@ absl::Status FillStore(const checkpoint::Checkpoint& checkpoint,
 
 }  // namespace
 
+int64_t AvailableMemoryBytes() {
+  std::ifstream meminfo("/proc/meminfo");
+  for (std::string line; std::getline(meminfo, line);) {
+    if (line.starts_with("MemAvailable:")) {
+      return std::stoll(line.substr(line.find(':') + 1)) * 1024;
+    }
+  }
+  return 0;
+}
+
 int64_t SpareMemoryBytes() { return std::max<int64_t>(0, AvailableMemoryBytes() - kSpareBytes); }
 
 absl::StatusOr<std::string> SharedFingerprint(const checkpoint::Checkpoint& checkpoint,
@@ -308,8 +307,10 @@ absl::StatusOr<std::unique_ptr<experts::ExpertGatherer>> HostModel::OpenExperts(
       store_,
       std::move(sources),
       std::move(checksums),
-      experts::ExpertGathererOptions{
-          .window_slot_count = options_.window_slot_count, .rank = rank, .trace = trace});
+      experts::ExpertGathererOptions{.window_slot_count = options_.window_slot_count,
+                                     .rank = rank,
+                                     .loop = options_.gather,
+                                     .trace = trace});
 }
 
 }  // namespace zp::engine

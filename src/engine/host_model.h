@@ -48,7 +48,11 @@ struct HostModelOptions {
   std::map<int32_t, std::string> peers = {};
   // Whether ranks read from the packed files what other hosts keep. Off in benchmarks of the links.
   bool streams_from_files = true;
+  experts::GatherLoopOptions gather = {};  // how long a source may be silent
 };
+
+// What the system says it could give without swapping; 0 if it says nothing.
+int64_t AvailableMemoryBytes();
 
 // What the machine could give to experts now.
 int64_t SpareMemoryBytes();

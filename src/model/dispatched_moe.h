@@ -6,29 +6,36 @@
 // rank adds the partial sums in rising order of the ranks. So a row's result depends on the row and
 // the number of ranks alone, not on its home, but is rounded once more for each rank.
 //
-// A layer goes in steps, one a chunk. All ranks take part in every step of a layer, also those that
-// have fewer chunks or none: EndLayer serves the others until all are through. No rank needs to
-// know what the others have.
+// A layer goes in steps, one a part (a chunk or less). All ranks take part in every step of a
+// layer, also those that have fewer parts or none: EndLayer serves the others until all are
+// through. No rank needs to know what the others have.
 //
-// Thread safety: engine thread only.
+// Overlapped, three parts are under way: the rows of one travel while the experts of the one before
+// run and the sums of the one before that go home, and what comes after a chunk in the model runs
+// while its last rows travel. Every rank still does the same steps in the same order:
+// rows(i), sums(i - 1), rows(i + 1), sums(i), ...
+//
+// Thread safety: engine thread only; overlapped, one internal thread drives the exchange.
 // Ownership: the exchange, the kernels and the blobs must outlive it.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "fabric/exchange.h"
-#include "memory/buffer.h"
+#include "model/courier.h"
+#include "model/dispatch_part.h"
 #include "model/moe_block.h"
 
 namespace zp::model {
 
-// The rank that an expert belongs to: neighbouring experts, shares that differ by at most one.
-constexpr int32_t OwnerOfExpert(int32_t expert, int32_t expert_count, int32_t rank_count) {
-  return static_cast<int32_t>(int64_t{expert} * rank_count / expert_count);
-}
+struct DispatchOptions {
+  int64_t part_rows = 0;  // rows of a chunk that travel together; 0: whole chunks
+  bool overlaps = false;  // parts one behind the other instead of one after the other
+};
 
 class DispatchedMoe final : public MoeBlock {
  public:
@@ -40,7 +47,8 @@ class DispatchedMoe final : public MoeBlock {
                 int32_t expert_count,
                 LocalBlobs local_blobs,
                 fabric::Exchange& exchange,
-                ops::Kernels& kernels);
+                ops::Kernels& kernels,
+                const DispatchOptions& options = {});
 
   void BeginLayer(int32_t layer) override;
   // Errors here and of Run: those of the exchange, after which this block is of no more use, and
@@ -57,81 +65,40 @@ class DispatchedMoe final : public MoeBlock {
   absl::Status ServePass(PassProfile& profile);
 
  private:
-  // What a rank says of itself at the beginning of a step.
-  struct Header {
-    int32_t layer = 0;
-    int32_t is_done = 0;  // no more rows in this layer
-    int64_t row_count = 0;
-    int64_t pair_count = 0;
-  };
-  struct Pair {
-    int32_t expert = 0;
-    float weight = 0;
-  };
-  // Rows of one rank for the experts of one rank.
-  struct Parcel {
-    Header header;
-    std::vector<int32_t> rows;         // of the chunk; empty if it came from another rank
-    std::vector<uint8_t> pair_counts;  // [row_count]
-    std::vector<Pair> pairs;           // [pair_count], those of the first row first
+  // A part under way.
+  struct Slot {
+    explicit Slot(std::unique_ptr<DispatchPart> made) : part(std::move(made)) {}
 
-    void Clear();
+    std::unique_ptr<DispatchPart> part;
+    uint64_t rows_posted = 0;  // the courier's numbers
+    uint64_t sums_posted = 0;
   };
 
-  void SortRows(const ops::Routing& routing, int64_t row_count);
-  void ClearParcels();
-  // One step: true if all ranks are done with the layer, and then nothing else has happened.
-  absl::StatusOr<bool> Step(
-      int32_t layer, bool is_done, ops::ConstMatrix x, ops::Matrix residual, PassProfile& profile);
-  absl::Status SwapHeaders(int32_t layer, bool is_done);
-  void JoinOwnRows(ops::ConstMatrix x);
-  absl::Status SwapRows(ops::ConstMatrix x);
-  absl::Status CheckReceived(int32_t source) const;
-  ops::Routing JoinRouting();
-  void RunExperts(int32_t layer);
-  absl::Status SwapPartials();
-  void AddPartials(ops::Matrix residual) const;
-  absl::Status Swap(PassProfile& profile, const std::function<absl::Status()>& step);
-
-  int64_t model_dim() const { return layout_.model_dim; }
-  size_t row_bytes() const { return model_dim() * spec::SizeOf(dtype_); }
-  // Rows [begin, begin + count) of a buffer of activations.
-  std::span<std::byte> RowsOf(const memory::Buffer& buffer, int64_t begin, int64_t count) const;
-  // What this rank has computed for all ranks, as it travels.
-  const memory::Buffer& local_sums() const {
-    return dtype_ == spec::DType::kF32 ? sums_ : rounded_sums_;
-  }
-  void ClearMessages();
+  // One step: true if all ranks are done with the layer; asked only of a rank that is itself.
+  absl::StatusOr<bool> Step(int32_t layer,
+                            bool is_done,
+                            ops::ConstMatrix x,
+                            const ops::Routing& routing,
+                            ops::Matrix residual,
+                            PassProfile& profile);
+  absl::Status StepAlone(int32_t layer, Slot& slot, PassProfile& profile);
+  absl::Status StepOverlapped(int32_t layer, Slot& slot, PassProfile& profile);
+  void SendRows(Slot& slot, PassProfile& profile);
+  absl::Status RunExperts(int32_t layer, Slot& slot, PassProfile& profile);
+  absl::Status Finish(Slot& slot, PassProfile& profile);
+  absl::Status Await(uint64_t posted, PassProfile& profile);
 
   const std::vector<bool> layer_is_moe_;
-  const ops::ExpertLayout layout_;
-  const int32_t expert_count_;
   const LocalBlobs local_blobs_;
-  fabric::Exchange& exchange_;
-  ops::Kernels& kernels_;
-  const spec::DType dtype_;  // of what travels
-  const int32_t rank_;
-  const int32_t rank_count_;
-
-  std::vector<int32_t> owners_;   // [expert_count]
-  std::vector<Parcel> outgoing_;  // [rank]; this rank's own stays here
-  std::vector<Parcel> incoming_;  // [rank]; of this rank, empty
-  std::vector<fabric::SendParts> send_;
-  std::vector<fabric::ReceiveParts> receive_;
-
-  // Rows of all ranks together, those of each beginning at row_begins_[rank].
-  std::vector<int64_t> row_begins_;  // [rank + 1]
-  memory::Buffer rows_;              // [row_begins_.back(), model_dim]
-  memory::Buffer sums_;              // f32, beside rows_
-  memory::Buffer rounded_sums_;      // beside rows_; where activations are not f32
-  std::vector<int32_t> expert_ids_;  // the joint routing
-  std::vector<float> expert_weights_;
-
-  std::vector<int64_t> partial_begins_;  // [rank + 1]
-  memory::Buffer partials_;  // that came back: the rows of outgoing_[rank] at partial_begins_[rank]
+  const DispatchOptions options_;
+  std::vector<Slot> slots_;  // used in turn
+  size_t next_slot_ = 0;
+  Slot* sent_ = nullptr;      // overlapped: its rows are on their way or here
+  Slot* computed_ = nullptr;  // overlapped: its sums are on their way home
 
   double exchange_seconds_ = 0;  // of this layer
   int64_t received_bytes_ = 0;
+  Courier courier_;  // last: its tasks use the slots
 };
 
 }  // namespace zp::model

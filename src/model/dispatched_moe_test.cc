@@ -113,7 +113,9 @@ class DispatchedMoeTest : public testing::TestWithParam<DType> {
   }
 
   // One layer of one rank, in as many chunks as `row_counts` has.
-  void RunRank(fabric::Exchange& exchange, const std::vector<int64_t>& row_counts) {
+  void RunRank(fabric::Exchange& exchange,
+               const std::vector<int64_t>& row_counts,
+               const DispatchOptions& options) {
     base::ThreadPool pool(1);
     const auto kernels = MakeKernels(pool);
     std::vector<const std::byte*> local = blobs_;
@@ -128,23 +130,45 @@ class DispatchedMoeTest : public testing::TestWithParam<DType> {
         kExperts,
         [&](int32_t) { return std::span<const std::byte* const>(local); },
         exchange,
-        *kernels);
+        *kernels,
+        options);
     PassProfile profile;
     profile.Clear(1, 0);
-    profile.BeginLayer(0);
-    moe.BeginLayer(0);
-    for (size_t i = 0; i < row_counts.size(); ++i) {
-      const auto seed = static_cast<uint32_t>(1000 * exchange.rank() + 10 * static_cast<int>(i));
-      Chunk chunk(*kernels, row_counts[i], seed);
-      const std::vector<float> expected =
-          Expected(*kernels, Chunk(*kernels, row_counts[i], seed), exchange.rank_count());
-      const absl::Status status =
-          moe.Run(0, chunk.x.view(), chunk.routing(), chunk.residual.view(), profile);
+    // Twice: a layer finds nothing of the one before.
+    for (uint32_t layer = 0; layer < 2; ++layer) {
+      profile.BeginLayer(0);
+      moe.BeginLayer(0);
+      std::vector<std::unique_ptr<Chunk>> chunks;
+      std::vector<std::vector<float>> expected;
+      for (size_t i = 0; i < row_counts.size(); ++i) {
+        const auto seed =
+            static_cast<uint32_t>(1000 * exchange.rank() + 10 * static_cast<int>(i)) + 5 * layer;
+        Chunk& chunk = *chunks.emplace_back(std::make_unique<Chunk>(*kernels, row_counts[i], seed));
+        expected.push_back(Expected(*kernels, chunk, exchange.rank_count()));
+        // x is gone when Run returns.
+        Owned x(GetParam(), row_counts[i], kModelDim, seed);
+        const absl::Status status =
+            moe.Run(0, x.view(), chunk.routing(), chunk.residual.view(), profile);
+        ASSERT_TRUE(status.ok()) << status;
+      }
+      const absl::Status status = moe.EndLayer(0, profile);
       ASSERT_TRUE(status.ok()) << status;
-      EXPECT_EQ(chunk.residual.floats(), expected) << "rank " << exchange.rank();
+      for (size_t i = 0; i < chunks.size(); ++i) {
+        EXPECT_EQ(chunks[i]->residual.floats(), expected[i])
+            << "rank " << exchange.rank() << ", chunk " << i;
+      }
     }
-    const absl::Status status = moe.EndLayer(0, profile);
-    EXPECT_TRUE(status.ok()) << status;
+  }
+
+  void RunRanks(const DispatchOptions& options) {
+    const std::vector<std::vector<int64_t>> chunks = {{10}, {100, 300, 100}, {}, {1, 64}};
+    for (const int32_t rank_count : {1, 2, 3, 4}) {
+      auto exchanges = fabric::MakeLocalExchanges(rank_count, std::chrono::minutes(1));
+      std::vector<std::jthread> threads;
+      for (int32_t rank = 0; rank < rank_count; ++rank) {
+        threads.emplace_back([&, rank] { RunRank(*exchanges[rank], chunks[rank], options); });
+      }
+    }
   }
 
   base::ThreadPool pool_{1};
@@ -153,15 +177,17 @@ class DispatchedMoeTest : public testing::TestWithParam<DType> {
   std::vector<const std::byte*> blobs_;
 };
 
-TEST_P(DispatchedMoeTest, AddsThePartialSumsOfAllRanksToTheBit) {
-  const std::vector<std::vector<int64_t>> chunks = {{10}, {100, 300, 100}, {}, {1, 64}};
-  for (const int32_t rank_count : {1, 2, 3, 4}) {
-    auto exchanges = fabric::MakeLocalExchanges(rank_count, std::chrono::minutes(1));
-    std::vector<std::jthread> threads;
-    for (int32_t rank = 0; rank < rank_count; ++rank) {
-      threads.emplace_back([&, rank] { RunRank(*exchanges[rank], chunks[rank]); });
-    }
-  }
+TEST_P(DispatchedMoeTest, AddsThePartialSumsOfAllRanksToTheBit) { RunRanks({}); }
+
+TEST_P(DispatchedMoeTest, AddsTheSameWhenAChunkTravelsInParts) {
+  RunRanks({.part_rows = 64});
+  RunRanks({.part_rows = 7});
+}
+
+TEST_P(DispatchedMoeTest, AddsTheSameWhenPartsOverlap) {
+  RunRanks({.overlaps = true});
+  RunRanks({.part_rows = 64, .overlaps = true});
+  RunRanks({.part_rows = 7, .overlaps = true});
 }
 
 INSTANTIATE_TEST_SUITE_P(DTypes,

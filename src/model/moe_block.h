@@ -20,9 +20,10 @@ class MoeBlock {
   virtual void BeginLayer(int32_t layer) = 0;
   virtual absl::Status EndLayer(int32_t layer, PassProfile& profile) = 0;
 
-  // residual += the weighted outputs of each row's experts. Called once per chunk of the layer.
-  // x [rows, model_dim] activation_dtype; residual [rows, model_dim] f32. An error ends the pass;
-  // the next one begins afresh.
+  // residual += the weighted outputs of each row's experts, at the latest when EndLayer returns:
+  // until then `residual` is lent; `x` and `routing` are for the call. Called once per chunk of the
+  // layer. x [rows, model_dim] activation_dtype; residual [rows, model_dim] f32. An error ends the
+  // pass; the next one begins afresh.
   virtual absl::Status Run(int32_t layer,
                            ops::ConstMatrix x,
                            const ops::Routing& routing,

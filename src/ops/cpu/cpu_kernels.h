@@ -20,4 +20,8 @@ absl::StatusOr<std::unique_ptr<Kernels>> CreateKernels(spec::DType activation_dt
 // `seconds`.
 double MeasurePeakFlops(spec::DType dtype, base::ThreadPool& pool, double seconds = 0.2);
 
+// The mean over `seconds` instead of the best moment: what is left under a CPU quota, which lets a
+// burst pass at full speed.
+double MeasureMeanFlops(spec::DType dtype, base::ThreadPool& pool, double seconds);
+
 }  // namespace zp::ops::cpu

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <numeric>
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
@@ -193,6 +194,14 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// FLOPs of one slice, all threads at once.
+double RunSlice(Probe probe, base::ThreadPool& pool) {
+  std::vector<double> flops(pool.thread_count());
+  pool.ParallelFor(int64_t{4} * pool.thread_count(),
+                   [&](int64_t, int worker) { flops[worker] += probe(); });
+  return std::accumulate(flops.begin(), flops.end(), 0.0);
+}
+
 }  // namespace
 
 // The best of many slices in which all threads run at once: whatever else the machine does can only
@@ -202,17 +211,21 @@ double MeasurePeakFlops(spec::DType dtype, base::ThreadPool& pool, double second
   const Clock::time_point start = Clock::now();
   double best = 0;
   do {
-    std::vector<double> flops(pool.thread_count());
     const Clock::time_point slice_start = Clock::now();
-    pool.ParallelFor(int64_t{4} * pool.thread_count(),
-                     [&](int64_t index, int worker) { flops[worker] += probe(); });
-    double total = 0;
-    for (const double part : flops) {
-      total += part;
-    }
-    best = std::max(best, total / SecondsSince(slice_start));
+    const double flops = RunSlice(probe, pool);
+    best = std::max(best, flops / SecondsSince(slice_start));
   } while (SecondsSince(start) < seconds);
   return best;
+}
+
+double MeasureMeanFlops(spec::DType dtype, base::ThreadPool& pool, double seconds) {
+  const Probe probe = ProbeFor(dtype);
+  const Clock::time_point start = Clock::now();
+  double flops = 0;
+  do {
+    flops += RunSlice(probe, pool);
+  } while (SecondsSince(start) < seconds);
+  return flops / SecondsSince(start);
 }
 
 }  // namespace zp::ops::cpu
