@@ -192,9 +192,11 @@ class Tunnel {
                      base::FormatBytes(memory.shared_bytes),
                      base::FormatBytes(needed),
                      base::FormatBytes(available)));
-    if (needed > available) {
+    // The estimate may be off by a tenth.
+    if (needed + needed / 10 > available) {
       return absl::ResourceExhaustedError(
-          fmt::format("{} ranks would take {}, and {} is available: half the --model-dim (now {}) "
+          fmt::format("{} ranks would take {} and a tenth more to be safe; {} is available. Half "
+                      "the --model-dim (now {}) "
                       "takes half and keeps T* and the ratios, but for attention's share",
                       options_.ranks,
                       base::FormatBytes(needed),

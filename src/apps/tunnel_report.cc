@@ -51,11 +51,11 @@ json::array RankTokens(const TunnelWork& work) {
   return tokens;
 }
 
-// Resident ranks tell best what the kernels achieve on this work.
+// Of a rank while it does not wait: resident ranks tell best what the kernels achieve on this work.
 double AchievedFlops(const TunnelSetting& setting, const TunnelCase& tunnel_case) {
   for (const char* strategy : {"resident", "alone", "gather"}) {
     if (const StrategyRounds* rounds = Find(tunnel_case, strategy); rounds != nullptr) {
-      return Median(rounds->flops_per_s);
+      return Median(rounds->flops_per_s) / (1 - Median(rounds->wait_fraction));
     }
   }
   return 0.8 * setting.peak_flops_per_s;

@@ -63,6 +63,17 @@ TEST(ReportCaseTest, ComparesStrategiesRoundByRound) {
   EXPECT_EQ(line.at("cpu_quota").as_string(), "none: own cores");
 }
 
+TEST(ReportCaseTest, CountsNoWaitInWhatTheKernelsAchieve) {
+  const auto saturation_of = [](double wait_seconds) {
+    TunnelCase even{.name = "256", .work = *MakeWork("256", Setting().spec, 2, 1000)};
+    RankRun run = Took(1000, 10 + wait_seconds);
+    run.wait_seconds = wait_seconds;
+    even.strategies["gather"].Record({run, run}, 1);
+    return ReportCase(Setting(), even, nullptr).at("saturation_tokens").as_double();
+  };
+  EXPECT_NEAR(saturation_of(40), saturation_of(0), 1e-6 * saturation_of(0));
+}
+
 TEST(ReportCaseTest, HoldsTheOtherRanksAgainstTheEvenCase) {
   TunnelCase even{.name = "256", .work = *MakeWork("256", Setting().spec, 2, 1000)};
   TunnelCase twice{.name = "double", .work = *MakeWork("double", Setting().spec, 2, 1000)};
