@@ -21,6 +21,7 @@ from server_process import BINARY, MODEL, TIMEOUT_SECONDS, Server, fails_to_star
 
 LAYERS, EXPERTS = 4, 16
 WINDOW_SLOTS = 2
+HELD_UP_SECONDS = 10
 TOKEN = "a secret that only these tests know"
 
 
@@ -111,6 +112,12 @@ class ClusterCase(unittest.TestCase):
     def assert_answers(self, server):
         self.assertEqual(scores(server, self.inputs), self.expected)
 
+    def assert_answers_soon(self, server):
+        """Whatever became of other hosts, nobody waits for long: a stalled read has two seconds."""
+        begin = time.monotonic()
+        self.assert_answers(server)
+        self.assertLess(time.monotonic() - begin, HELD_UP_SECONDS)
+
 
 class ClusterTest(ClusterCase):
     def found(self, model=None, memory=None, flags=()):
@@ -135,9 +142,9 @@ class ClusterTest(ClusterCase):
 
     def test_hosts_answer_as_one_process_does(self):
         founder, worker = self.cluster()
-        for server in (founder, worker):
+        for server, other in ((founder, "host 1"), (worker, "host 0")):
             self.assert_answers(server)
-            self.assertGreater(metric(server, "zeroprefill_gathered_bytes_total"), 0)
+            self.assertGreater(gathered_from(server, other), 0)
 
     def test_a_host_that_is_killed_under_load_fails_no_request_elsewhere(self):
         founder, worker = self.cluster()
@@ -177,7 +184,7 @@ class ClusterTest(ClusterCase):
         self.assert_answers(founder)
         worker.process.send_signal(signal.SIGSTOP)
         for _ in range(20):
-            self.assert_answers(founder)
+            self.assert_answers_soon(founder)
         wait_until(lambda: metric(founder, "zeroprefill_cluster_hosts") == 1, "it is missed")
         self.assert_answers(founder)
         worker.process.send_signal(signal.SIGCONT)
@@ -257,7 +264,7 @@ class ClusterTest(ClusterCase):
         ]:
             with self.subTest(words):
                 code, log = fails_to_start(model, flags, role="worker")
-                self.assertEqual(code, 1, log)
+                self.assertNotEqual(code, 0, log)
                 self.assertIn(words, log)
 
     def test_what_a_founder_must_be_told(self):
@@ -266,6 +273,9 @@ class ClusterTest(ClusterCase):
             (["--hosts", "2", *token], "--expert-memory"),
             (["--hosts", "2", "--expert-memory", "1GiB"], "--join-token-file"),
             (["--hosts", "2", "--expert-memory", "1KiB", *token], "expert memory"),
+            (["--hosts", "2", "--expert-memory", "1GiB", *token, "--weight-address", "no0"], "--weight-address"),
+            (["--hosts", "2", "--expert-memory", "1GiB", *token, "--cluster-address", "0.0.0.0"], "--cluster-address"),
+            (["--redundancy", "1"], "--hosts"),
             (["--hosts", "65", "--expert-memory", "1GiB", *token], "--hosts"),
         ]:
             with self.subTest(words):

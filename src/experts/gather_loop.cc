@@ -37,6 +37,7 @@ GatherLoop::GatherLoop(std::vector<ExpertSource> sources,
     : sources_(std::move(sources)),
       states_(sources_.size()),
       slots_(slot_count),
+      probe_bytes_(options.slice_bytes, "probes"),
       verify_checksums_(verify_checksums),
       options_(options) {
   ZP_CHECK(sources_.size() <= kMostSources) << sources_.size();
@@ -138,18 +139,52 @@ bool GatherLoop::Turn(Clock::time_point now) {
 
 void GatherLoop::ForgetOldPace(int32_t source, Clock::time_point now) {
   SourceState& state = states_[source];
-  if (state.reads_in_flight() == 0 && state.pace.is_known() &&
-      now - state.pace.last_sign() > options_.pace_lifetime) {
-    state.pace.Forget();
-    state.is_on_trial = true;
+  if (state.reads_in_flight() > 0 || !state.pace.is_known() ||
+      now - state.pace.last_sign() <= options_.pace_lifetime) {
+    return;
   }
+  for (const SourceState& other : states_) {
+    if (other.pace.is_known() && now - other.pace.last_sign() < options_.pace_lifetime) {
+      state.pace.Forget();
+      state.is_on_trial = true;
+      return;
+    }
+  }
+}
+
+// A slice that no bank waits for: whether a source is there, and how fast, is not tried on those
+// who compute.
+bool GatherLoop::StartProbe(int32_t source, Clock::time_point now) {
+  if (states_[source].reads_in_flight() > 0) {
+    return false;
+  }
+  for (const int32_t slot_index : slot_order_) {
+    const Slot& slot = slots_[slot_index];
+    for (size_t index = 0; index < slot.blobs.size(); ++index) {
+      if (Has(source, slot, slot.blobs[index])) {
+        const int64_t bytes = SliceBytes(slot.blobs[index], 0);
+        Issue(source,
+              slot,
+              {.slot = kProbe, .blob = static_cast<int32_t>(index), .slice = 0, .bytes = bytes},
+              probe_bytes_.bytes().first(bytes),
+              now);
+        return true;
+      }
+    }
+  }
+  return false;
 }
 
 bool GatherLoop::StartReads(int32_t source, Clock::time_point now) {
   SourceState& state = states_[source];
+  if (now < state.down_until) {
+    return false;
+  }
+  if (state.is_on_trial) {
+    return StartProbe(source, now);
+  }
   bool started = false;
-  const size_t most_reads = state.is_on_trial ? 1 : state.reads.size();
-  while (state.reads_in_flight() < most_reads && now >= state.down_until) {
+  while (state.reads_in_flight() < state.reads.size()) {
     const Choice choice = NextSlice(source, now);
     if (choice.slot == nullptr) {
       break;
@@ -201,7 +236,7 @@ bool GatherLoop::AnyCanDeliver(const Slot& slot, const Blob& blob) const {
 }
 
 // Whether the source will have delivered one more slice before a faster one is through with all
-// that is open.
+// that is open. One on trial is not counted on: nobody waits for what it may never do.
 bool GatherLoop::WorthTaking(int32_t source,
                              const Slot& slot,
                              const Blob& blob,
@@ -212,8 +247,8 @@ bool GatherLoop::WorthTaking(int32_t source,
       pace.bytes_per_s();
   for (int32_t other = 0; other < source_count(); ++other) {
     const SourcePace& other_pace = states_[other].pace;
-    if (other != source && now >= states_[other].down_until && CanDeliver(other, slot, blob) &&
-        other_pace.bytes_per_s() > pace.bytes_per_s()) {
+    if (other != source && now >= states_[other].down_until && !states_[other].is_on_trial &&
+        CanDeliver(other, slot, blob) && other_pace.bytes_per_s() > pace.bytes_per_s()) {
       const double other_seconds =
           static_cast<double>(other_pace.in_flight_bytes() + slot.open_bytes) /
           other_pace.bytes_per_s();
@@ -226,15 +261,9 @@ bool GatherLoop::WorthTaking(int32_t source,
 }
 
 void GatherLoop::StartRead(int32_t source, const Choice& choice, Clock::time_point now) {
-  SourceState& state = states_[source];
   Slot& slot = *choice.slot;
   Blob& blob = slot.blobs[choice.blob];
   const int64_t bytes = SliceBytes(blob, choice.slice);
-  const auto offset = static_cast<size_t>(choice.slice) * options_.slice_bytes;
-  const int32_t place = state.free_reads.back();
-  state.free_reads.pop_back();
-  state.reads[place] = {
-      static_cast<int32_t>(&slot - slots_.data()), choice.blob, choice.slice, bytes};
   if (!slot.has_read) {
     slot.has_read = true;
     slot.first_read = now;
@@ -242,12 +271,34 @@ void GatherLoop::StartRead(int32_t source, const Choice& choice, Clock::time_poi
   blob.open_slices &= ~Bit(choice.slice);
   slot.open_bytes -= bytes;
   ++slot.reads_in_flight;
-  state.pace.OnStart(bytes, now);
-  const BlobPlace& where = sources_[source].places[slot.layer][blob.target.expert];
-  sources_[source].bytes->Start({.object = where.object,
-                                 .offset = where.offset + offset,
-                                 .destination = blob.target.destination.subspan(offset, bytes),
-                                 .token = static_cast<uint64_t>(place)});
+  const auto offset = static_cast<size_t>(choice.slice) * options_.slice_bytes;
+  Issue(source,
+        slot,
+        {.slot = static_cast<int32_t>(&slot - slots_.data()),
+         .blob = choice.blob,
+         .slice = choice.slice,
+         .bytes = bytes},
+        blob.target.destination.subspan(offset, bytes),
+        now);
+}
+
+void GatherLoop::Issue(int32_t source,
+                       const Slot& slot,
+                       const Read& read,
+                       std::span<std::byte> destination,
+                       Clock::time_point now) {
+  SourceState& state = states_[source];
+  const int32_t place = state.free_reads.back();
+  state.free_reads.pop_back();
+  state.reads[place] = read;
+  state.pace.OnStart(read.bytes, now);
+  const int32_t expert = slot.blobs[read.blob].target.expert;
+  const BlobPlace& where = sources_[source].places[slot.layer][expert];
+  sources_[source].bytes->Start(
+      {.object = where.object,
+       .offset = where.offset + static_cast<size_t>(read.slice) * options_.slice_bytes,
+       .destination = destination,
+       .token = static_cast<uint64_t>(place)});
 }
 
 // --- What comes back ---
@@ -263,6 +314,10 @@ bool GatherLoop::TakeCompletions(int32_t source, Clock::time_point now) {
     const Read read = state.reads[done.token];
     state.free_reads.push_back(static_cast<int32_t>(done.token));
     state.pace.OnDone(read.bytes, done.error == 0 ? read.bytes : 0, now);
+    if (read.slot == kProbe) {
+      OnProbeDone(source, done.error, now);
+      continue;
+    }
     --slots_[read.slot].reads_in_flight;
     if (done.error == 0) {
       OnArrived(source, read, now);
@@ -273,11 +328,19 @@ bool GatherLoop::TakeCompletions(int32_t source, Clock::time_point now) {
   return !done_.empty();
 }
 
+void GatherLoop::OnProbeDone(int32_t source, int error, Clock::time_point now) {
+  if (error == 0) {
+    states_[source].failures = 0;
+    states_[source].is_on_trial = false;
+  } else if (error != ECANCELED) {  // abandoned ones are down already
+    TakeDown(source, now);
+  }
+}
+
 void GatherLoop::OnArrived(int32_t source, const Read& read, Clock::time_point now) {
   Slot& slot = slots_[read.slot];
   Blob& blob = slot.blobs[read.blob];
   states_[source].failures = 0;
-  states_[source].is_on_trial = false;
   if (!slot.status.ok()) {
     return;
   }
@@ -379,7 +442,8 @@ void GatherLoop::AbandonIfStalled(int32_t source, Clock::time_point now) {
 bool GatherLoop::OthersCanDeliver(int32_t source) const {
   const SourceState& state = states_[source];
   for (int32_t place = 0; place < static_cast<int32_t>(state.reads.size()); ++place) {
-    if (std::ranges::find(state.free_reads, place) != state.free_reads.end()) {
+    if (state.reads[place].slot == kProbe ||
+        std::ranges::find(state.free_reads, place) != state.free_reads.end()) {
       continue;
     }
     const Slot& slot = slots_[state.reads[place].slot];
@@ -434,10 +498,11 @@ void GatherLoop::GiveUpIfHopeless(Slot& slot, Clock::time_point now) {
       }
     }
     Fail(slot,
-         absl::UnavailableError(fmt::format("expert {} of layer {} cannot be had from anywhere: {}",
-                                            blob.target.expert,
-                                            slot.layer,
-                                            blob.complaint)));
+         absl::UnavailableError(
+             fmt::format("layer {}, expert {} cannot be had from anywhere: {}",
+                         slot.layer,
+                         blob.target.expert,
+                         blob.complaint.empty() ? DescribeHolders(slot, blob) : blob.complaint)));
     return;
   }
 }
@@ -474,6 +539,21 @@ int64_t GatherLoop::SliceBytes(const Blob& blob, int32_t slice) const {
   const size_t begin = static_cast<size_t>(slice) * options_.slice_bytes;
   return static_cast<int64_t>(
       std::min(options_.slice_bytes, blob.target.destination.size() - begin));
+}
+
+// Of holders that said nothing at all.
+std::string GatherLoop::DescribeHolders(const Slot& slot, const Blob& blob) const {
+  std::string text;
+  for (int32_t source = 0; source < source_count(); ++source) {
+    const bool is_holder = sources_[source].places[slot.layer][blob.target.expert].is_there;
+    if (is_holder) {
+      text += fmt::format("{}{} {}",
+                          text.empty() ? "" : ", ",
+                          sources_[source].name,
+                          sources_[source].bytes == nullptr ? "is not there" : "gives no answer");
+    }
+  }
+  return text;
 }
 
 std::string GatherLoop::Describe(int32_t source, LayerIndex layer, int32_t expert) const {

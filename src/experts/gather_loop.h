@@ -4,9 +4,9 @@
 // A source takes the next slice when it has room, so the faster one takes more. A slow one takes a
 // slice only if it will have delivered it before the faster ones are through with everything. A
 // source that fails or gives no sign of life for a while is abandoned, and its slices go to the
-// others; it is tried again later, with one slice first. So is one that was too slow to be given
-// anything for a while: it may be faster now. A blob whose checksum is wrong is read again, whole,
-// from one source after the other.
+// others; it is tried again later, with a probe: a slice that no bank waits for. So is one that was
+// passed over for a while as too slow: it may be faster now. A blob whose checksum is wrong is read
+// again, whole, from one source after the other.
 //
 // Separate from the thread (expert_gatherer.h) so that time and sources can be played in tests.
 //
@@ -25,6 +25,7 @@
 #include "base/status.h"
 #include "experts/expert_source.h"
 #include "experts/source_pace.h"
+#include "memory/buffer.h"
 
 namespace zp::experts {
 
@@ -33,7 +34,7 @@ struct GatherLoopOptions {
   std::chrono::milliseconds stall_timeout{2000};
   std::chrono::milliseconds retry_delay{1000};  // after a source failed; doubles with each failure
   std::chrono::milliseconds give_up_timeout{30'000};
-  // After so long without a read nobody knows how fast a source is.
+  // After so long without a read, while others deliver, nobody knows how fast a source is.
   std::chrono::milliseconds pace_lifetime{20'000};
 };
 
@@ -111,18 +112,19 @@ class GatherLoop {
     std::vector<int64_t> source_bytes = {};  // [source]
   };
   struct Read {
-    int32_t slot = 0;
+    int32_t slot = 0;  // kProbe: for none
     int32_t blob = 0;
     int32_t slice = 0;
     int64_t bytes = 0;
   };
+  static constexpr int32_t kProbe = -1;
   struct SourceState {
     SourcePace pace;
     std::vector<Read> reads;          // [max_reads_in_flight]
     std::vector<int32_t> free_reads;  // places in `reads`
     Clock::time_point down_until = {};
     int32_t failures = 0;      // since it last delivered
-    bool is_on_trial = false;  // has to deliver a slice before it is trusted with more
+    bool is_on_trial = false;  // has to deliver a probe before it is trusted with a bank
     bool is_slow = false;      // said so in the log
     size_t reads_in_flight() const { return reads.size() - free_reads.size(); }
   };
@@ -135,6 +137,7 @@ class GatherLoop {
   void ResetState(int32_t source);
   void ForgetOldPace(int32_t source, Clock::time_point now);
   bool StartReads(int32_t source, Clock::time_point now);
+  bool StartProbe(int32_t source, Clock::time_point now);
   Choice NextSlice(int32_t source, Clock::time_point now);
   int32_t source_count() const { return static_cast<int32_t>(sources_.size()); }
   bool Has(int32_t source, const Slot& slot, const Blob& blob) const;
@@ -142,9 +145,15 @@ class GatherLoop {
   bool CanDeliver(int32_t source, const Slot& slot, const Blob& blob) const;
   bool WorthTaking(int32_t source, const Slot& slot, const Blob& blob, Clock::time_point now) const;
   void StartRead(int32_t source, const Choice& choice, Clock::time_point now);
+  void Issue(int32_t source,
+             const Slot& slot,
+             const Read& read,
+             std::span<std::byte> destination,
+             Clock::time_point now);
   bool TakeCompletions(int32_t source, Clock::time_point now);
   void OnArrived(int32_t source, const Read& read, Clock::time_point now);
   void OnFailed(int32_t source, const Read& read, int error, Clock::time_point now);
+  void OnProbeDone(int32_t source, int error, Clock::time_point now);
   void CheckBlob(int32_t source, Slot& slot, Blob& blob, Clock::time_point now);
   void ReadAgain(Slot& slot, Blob& blob, Clock::time_point now);
   void Reopen(Slot& slot, Blob& blob, uint64_t slices);
@@ -158,11 +167,13 @@ class GatherLoop {
   int32_t SliceCount(const Blob& blob) const;
   int64_t SliceBytes(const Blob& blob, int32_t slice) const;
   std::string Describe(int32_t source, LayerIndex layer, int32_t expert) const;
+  std::string DescribeHolders(const Slot& slot, const Blob& blob) const;
 
   std::vector<ExpertSource> sources_;
   std::vector<SourceState> states_;  // [source]
   std::vector<Slot> slots_;
   std::vector<int32_t> slot_order_;  // the active ones, oldest first
+  memory::Buffer probe_bytes_;       // where probes go; nobody reads it
   const bool verify_checksums_;
   const GatherLoopOptions options_;
   uint64_t next_sequence_ = 0;
