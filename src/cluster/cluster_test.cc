@@ -237,6 +237,27 @@ TEST(Cluster, MembersOutliveTheirCoordinatorAndKeepTheirSlots) {
   EXPECT_EQ(second_ear.WaitFor(is_whole).hosts, both);
 }
 
+// Others would read its memory at the places of the new placement.
+TEST(Cluster, AWorkerOfAnotherPlacementNeverGetsASeatAgain) {
+  CoordinatorOptions options = ForCoordinator(2);
+  auto coordinator = Start(options);
+  options.port = coordinator->port();
+  const auto member = Join(ForMember(*coordinator));
+  ASSERT_TRUE(member->Publish("old").ok());
+  coordinator.reset();
+  options.placement.expert_memory_bytes = 900;
+  Ear ear;
+  coordinator = Start(options, &ear);
+  ASSERT_TRUE(coordinator->SetSelf("founder").ok());
+  while (member->connected()) {
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  std::this_thread::sleep_for(milliseconds(300));  // several attempts
+  const std::vector<MemberHost> alone = {{0, "founder"}};
+  EXPECT_EQ(coordinator->membership().hosts, alone);
+  EXPECT_EQ(ear.WaitForHosts(1).epoch, coordinator->membership().epoch) << "and nobody heard of it";
+}
+
 TEST(Cluster, EightHostsSeeTheSameEpoch) {
   constexpr int32_t kHosts = 8;
   Ear own_ear;

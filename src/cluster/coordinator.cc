@@ -248,6 +248,14 @@ class GrpcCoordinator final : public Coordinator, public wire::ControlPlane::Cal
                       request.rank_count(),
                       most_ranks));
     }
+    if (request.has_loaded()) {
+      ZP_ASSIGN_OR_RETURN(const PlacementInputs loaded, FromWire(request.loaded()));
+      if (loaded != options_.placement) {
+        return absl::FailedPreconditionError(
+            "the cluster has another placement than the worker has loaded: the worker must be "
+            "started anew");
+      }
+    }
     return absl::OkStatus();
   }
 

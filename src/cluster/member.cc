@@ -50,6 +50,15 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& target,
   return grpc::CreateCustomChannel(target, security, arguments);
 }
 
+// Slots come in rising order (FromWire).
+absl::Status CheckSlots(const Membership& membership, const PlacementInputs& placement) {
+  if (!membership.hosts.empty() && membership.hosts.back().slot >= placement.host_slots) {
+    return absl::InvalidArgumentError(fmt::format(
+        "the coordinator names slot {} of {}", membership.hosts.back().slot, placement.host_slots));
+  }
+  return absl::OkStatus();
+}
+
 class GrpcMember final : public Member {
  public:
   GrpcMember(MemberOptions options,
@@ -162,6 +171,7 @@ class GrpcMember final : public Member {
     }
     if (wanted_slot) {
       request.set_wanted_slot(*wanted_slot);
+      ToWire(placement_, *request.mutable_loaded());
     }
     if (sent) {
       request.set_advertisement(*sent);
@@ -187,6 +197,7 @@ class GrpcMember final : public Member {
                       placement.host_slots,
                       reply.member_timeout_ms()));
     }
+    ZP_RETURN_IF_ERROR(CheckSlots(membership, placement));
     if (wanted_slot && (session.slot != *wanted_slot || placement != placement_)) {
       Leave(session);
       return absl::FailedPreconditionError(
@@ -222,10 +233,15 @@ class GrpcMember final : public Member {
     ZP_RETURN_IF_ERROR(Call(member_timeout_, [&](grpc::ClientContext& context) {
       return stub_->Heartbeat(&context, request, &reply);
     }));
+    Membership heard;
+    if (reply.has_members()) {
+      ZP_ASSIGN_OR_RETURN(heard, FromWire(reply.members()));
+      ZP_RETURN_IF_ERROR(CheckSlots(heard, placement_));
+    }
     const std::lock_guard lock(mutex_);
     is_advertised_ = is_advertised_ || (sent && sent == advertisement_);
     if (reply.has_members()) {
-      ZP_ASSIGN_OR_RETURN(membership_, FromWire(reply.members()));
+      membership_ = std::move(heard);
     }
     return absl::OkStatus();
   }
