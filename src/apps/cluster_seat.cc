@@ -17,24 +17,24 @@ namespace {
 
 constexpr const char* kJoinTokenVariable = "ZEROPREFILL_JOIN_TOKEN";
 
-void AddCommonFlags(CLI::App& command, ClusterOptions& options) {
-  command.add_option("--join-token-file",
-                     options.join_token_file,
-                     "The secret that a host shows to join, 16 bytes at least; else the "
-                     "environment's ZEROPREFILL_JOIN_TOKEN");
-  command
-      .add_option("--weight-address",
-                  options.weight_address,
-                  "Address or interface on which other hosts read this one's experts")
-      ->type_name("ADDRESS");
-  command.add_option("--weight-port", options.weight_port, "0 picks a free one")
-      ->capture_default_str();
-  command.add_option("--weight-transport", options.weight_transport, "tcp or ucx")
-      ->check(CLI::IsMember({"tcp", "ucx"}))
-      ->capture_default_str();
-  command.add_flag("--cluster-plaintext",
-                   options.allow_plaintext,
-                   "Let the control plane do without TLS on public addresses too");
+std::vector<CLI::Option*> AddCommonFlags(CLI::App& command, ClusterOptions& options) {
+  return {command.add_option("--join-token-file",
+                             options.join_token_file,
+                             "The secret that a host shows to join, 16 bytes at least; else the "
+                             "environment's ZEROPREFILL_JOIN_TOKEN"),
+          command
+              .add_option("--weight-address",
+                          options.weight_address,
+                          "Address or interface on which other hosts read this one's experts")
+              ->type_name("ADDRESS"),
+          command.add_option("--weight-port", options.weight_port, "0 picks a free one")
+              ->capture_default_str(),
+          command.add_option("--weight-transport", options.weight_transport, "tcp or ucx")
+              ->check(CLI::IsMember({"tcp", "ucx"}))
+              ->capture_default_str(),
+          command.add_flag("--cluster-plaintext",
+                           options.allow_plaintext,
+                           "Let the control plane do without TLS on public addresses too")};
 }
 
 absl::StatusOr<std::string> ReadJoinToken(const ClusterOptions& options) {
@@ -60,31 +60,44 @@ absl::StatusOr<std::string> ReadJoinToken(const ClusterOptions& options) {
 }  // namespace
 
 void AddFounderFlags(CLI::App& command, ClusterOptions& options) {
-  command
-      .add_option("--hosts",
-                  options.host_count,
-                  "Hosts that share the experts, this one included; each gives --expert-memory. "
-                  "The others join with `zeroprefill worker`")
-      ->check(CLI::Range(1, cluster::kMaxHostSlots))
-      ->capture_default_str();
-  command
-      .add_option("--redundancy",
-                  options.redundancy,
-                  "Copies of each expert that the hosts' memory must hold; 0: files may do")
-      ->check(CLI::Range(0, cluster::kMaxHostSlots))
-      ->capture_default_str();
-  command.add_option("--cluster-address", options.address, "Where hosts join: a numeric address")
-      ->capture_default_str();
-  command.add_option("--cluster-port", options.port, "0 picks a free one")->capture_default_str();
-  command.add_option("--cluster-cert", options.tls_certificate_file, "PEM; TLS where hosts join");
-  command.add_option("--cluster-key", options.tls_key_file, "PEM, of --cluster-cert");
-  AddCommonFlags(command, options);
+  CLI::Option* const hosts =
+      command
+          .add_option("--hosts",
+                      options.host_count,
+                      "Hosts that share the experts, this one included; each gives "
+                      "--expert-memory. The others join with `zeroprefill worker`")
+          ->check(CLI::Range(1, cluster::kMaxHostSlots))
+          ->capture_default_str();
+  std::vector<CLI::Option*> of_hosts = AddCommonFlags(command, options);
+  of_hosts.push_back(
+      command
+          .add_option("--redundancy",
+                      options.redundancy,
+                      "Copies of each expert that the hosts' memory must hold; 0: files may do")
+          ->check(CLI::Range(0, cluster::kMaxHostSlots))
+          ->capture_default_str());
+  of_hosts.push_back(
+      command
+          .add_option("--cluster-address", options.address, "Where hosts join: a numeric address")
+          ->capture_default_str());
+  of_hosts.push_back(command.add_option("--cluster-port", options.port, "0 picks a free one")
+                         ->capture_default_str());
+  of_hosts.push_back(command.add_option(
+      "--cluster-cert", options.tls_certificate_file, "PEM; TLS where hosts join"));
+  of_hosts.push_back(
+      command.add_option("--cluster-key", options.tls_key_file, "PEM, of --cluster-cert"));
+  for (CLI::Option* option : of_hosts) {
+    option->needs(hosts);
+  }
 }
 
 void AddWorkerFlags(CLI::App& command, ClusterOptions& options) {
   command
       .add_option("--join", options.coordinator, "The `serve --hosts` that says where hosts join")
       ->type_name("HOST:PORT")
+      ->check([](const std::string& target) {
+        return cluster::HostOf(target).empty() ? fmt::format("'{}' is not HOST:PORT", target) : "";
+      })
       ->required();
   command.add_option("--cluster-roots",
                      options.tls_root_certificates_file,
@@ -109,7 +122,9 @@ absl::Status ClusterSeat::Found(const std::string& join_token, const Share& shar
                 .rank_count = share.rank_count,
                 .window_slot_count = share.window_slot_count,
                 .redundancy = options_.redundancy};
-  weight_address_ = options_.weight_address.empty() ? options_.address : options_.weight_address;
+  ZP_RETURN_IF_ERROR(options_.weight_address.empty()
+                         ? SetWeightAddress("--cluster-address", options_.address)
+                         : SetWeightAddress("--weight-address", options_.weight_address));
   ZP_ASSIGN_OR_RETURN(coordinator_,
                       cluster::Coordinator::Start(
                           {.address = options_.address,
@@ -128,7 +143,21 @@ absl::Status ClusterSeat::Found(const std::string& join_token, const Share& shar
   return absl::OkStatus();
 }
 
+// What is wrong with it is said before anything is loaded.
+absl::Status ClusterSeat::SetWeightAddress(const std::string& flag, const std::string& value) {
+  const absl::StatusOr<std::string> address = fabric::HostOfInterface(value);
+  if (!address.ok()) {
+    return absl::InvalidArgumentError(
+        fmt::format("{}: {}", flag, base::MessageOf(address.status())));
+  }
+  weight_address_ = *address;
+  return absl::OkStatus();
+}
+
 absl::Status ClusterSeat::Join(const std::string& join_token, const Share& share) {
+  if (!options_.weight_address.empty()) {
+    ZP_RETURN_IF_ERROR(SetWeightAddress("--weight-address", options_.weight_address));
+  }
   ZP_ASSIGN_OR_RETURN(member_,
                       cluster::Member::Join(
                           {.coordinator = options_.coordinator,
@@ -139,8 +168,7 @@ absl::Status ClusterSeat::Join(const std::string& join_token, const Share& share
                            .expert_memory_bytes = static_cast<uint64_t>(share.expert_memory_bytes),
                            .rank_count = share.rank_count},
                           [this](const cluster::Membership& membership) { OnChange(membership); }));
-  weight_address_ = options_.weight_address;
-  if (weight_address_.empty()) {
+  if (options_.weight_address.empty()) {
     ZP_ASSIGN_OR_RETURN(weight_address_,
                         fabric::OwnHostTowards(cluster::HostOf(options_.coordinator)));
   }
@@ -213,12 +241,18 @@ void ClusterSeat::ConnectPeer(int32_t host, const std::string& advertisement) {
     return;
   }
   connected = advertisement;
-  base::log::info(
-      "cluster: host {} {}", host, advertisement.empty() ? "is gone" : "can be read from");
+  absl::Status status;
   for (engine::Engine* engine : engines_) {
-    if (const absl::Status status = engine->ConnectHost(host, advertisement); !status.ok()) {
-      base::log::warn("cluster: host {} cannot be read from: {}", host, base::MessageOf(status));
-    }
+    status.Update(engine->ConnectHost(host, advertisement));
+  }
+  if (status.ok()) {
+    base::log::info(
+        "cluster: host {} {}", host, advertisement.empty() ? "is gone" : "can be read from");
+    return;
+  }
+  base::log::warn("cluster: host {} cannot be read from: {}", host, base::MessageOf(status));
+  for (engine::Engine* engine : engines_) {
+    engine->ConnectHost(host, "").IgnoreError();  // to connect to none cannot fail
   }
 }
 

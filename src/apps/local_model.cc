@@ -126,6 +126,11 @@ absl::Status LocalModel::TakeSeat(const LocalModelOptions& options,
     return absl::InvalidArgumentError(
         "--hosts needs --expert-memory: what each of the hosts gives to experts");
   }
+  if (is_founder) {  // before anybody joins
+    host_options.host_count = options.cluster.host_count;
+    host_options.redundancy = options.cluster.redundancy;
+    ZP_RETURN_IF_ERROR(engine::CheckPlacement(checkpoint, host_options));
+  }
   ZP_ASSIGN_OR_RETURN(std::string fingerprint, engine::SharedFingerprint(checkpoint, host_options));
   ZP_ASSIGN_OR_RETURN(
       seat_,

@@ -171,7 +171,11 @@ absl::Status ReadStore(const checkpoint::PackedExperts& packed,
   std::vector<experts::ExpertSource> sources;
   for (const auto& [host, advertisement] : peers) {
     experts::ExpertSource& peer = sources.emplace_back(MemoryOf(store.placement(), host));
-    ZP_ASSIGN_OR_RETURN(peer.bytes, fabric::OpenPeerSource(advertisement));
+    if (auto bytes = fabric::OpenPeerSource(advertisement); bytes.ok()) {
+      peer.bytes = *std::move(bytes);
+    } else {
+      base::log::warn("host {} cannot be read from: {}", host, base::MessageOf(bytes.status()));
+    }
   }
   if (packed.has_files) {
     ZP_ASSIGN_OR_RETURN(sources.emplace_back(), OpenPackedFiles(packed));
@@ -209,6 +213,22 @@ int64_t AvailableMemoryBytes() {
     }
   }
   return 0;
+}
+
+absl::Status CheckPlacement(const checkpoint::Checkpoint& checkpoint,
+                            const HostModelOptions& options) {
+  if (checkpoint.has_expert_tensors()) {
+    return NotPacked(checkpoint);
+  }
+  base::ThreadPool pool(1);
+  ZP_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Kernels> kernels, MakeKernels(options, pool));
+  ZP_ASSIGN_OR_RETURN(const checkpoint::PackedExperts packed, ReadPacked(checkpoint, *kernels));
+  return PlaceExperts(CatalogOf(checkpoint.spec(),
+                                kernels->expert_layout(checkpoint.spec().model_dim,
+                                                       checkpoint.spec().expert_dim,
+                                                       packed.fp8_blocks)),
+                      options)
+      .status();
 }
 
 int64_t SpareMemoryBytes() { return std::max<int64_t>(0, AvailableMemoryBytes() - kSpareBytes); }
@@ -271,6 +291,10 @@ absl::StatusOr<std::shared_ptr<const HostModel>> HostModel::Load(
                   base::FormatBytes(static_cast<int64_t>(store->bytes().size())),
                   base::FormatBytes(static_cast<int64_t>(catalog.total_bytes())),
                   store->bytes().size() < catalog.total_bytes() ? ", the others are gathered" : "");
+  if (host->packed_.has_value() && !host->packed_->has_files) {
+    base::log::warn("{}: no files of experts; what no host keeps cannot be had",
+                    checkpoint.directory());
+  }
   return host;
 }
 

@@ -63,6 +63,11 @@ int64_t SpareMemoryBytes();
 absl::StatusOr<std::string> SharedFingerprint(const checkpoint::Checkpoint& checkpoint,
                                               const HostModelOptions& options);
 
+// Whether hosts with these options can share the checkpoint's experts; reads no weights.
+// Errors: as Load.
+absl::Status CheckPlacement(const checkpoint::Checkpoint& checkpoint,
+                            const HostModelOptions& options);
+
 class HostModel {
  public:
   // Reads each tensor once and packs it; experts of a packed checkpoint are read as they lie, those
