@@ -37,6 +37,15 @@ std::vector<const protocol::Work*> PointersTo(const std::vector<protocol::Work>&
   return batch;
 }
 
+boost::json::object RatioOf(const std::vector<double>& over, const std::vector<double>& under) {
+  std::vector<double> ratios;
+  for (size_t round = 0; round < std::min(over.size(), under.size()); ++round) {
+    ratios.push_back(over[round] / under[round]);
+  }
+  const auto [low, high] = std::ranges::minmax(ratios);
+  return {{"median", Median(ratios)}, {"low", low}, {"high", high}};
+}
+
 double Median(std::vector<double> values) {
   std::ranges::sort(values);
   const size_t middle = values.size() / 2;

@@ -1,9 +1,10 @@
-// Random prompts for benchmarks.
+// Random prompts for benchmarks, and what is told of several rounds.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "boost/json/object.hpp"
 #include "protocol/work.h"
 
 namespace zp::apps {
@@ -18,5 +19,9 @@ std::vector<protocol::Work> RandomPrompts(int64_t tokens,
 std::vector<const protocol::Work*> PointersTo(const std::vector<protocol::Work>& works);
 
 double Median(std::vector<double> values);
+
+// {"median", "low", "high"} of over / under, round by round, so that what changes between rounds
+// cancels.
+boost::json::object RatioOf(const std::vector<double>& over, const std::vector<double>& under);
 
 }  // namespace zp::apps

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <utility>
@@ -128,28 +129,18 @@ class RanksBench {
     return absl::OkStatus();
   }
 
-  // By round: what `over` says of the ranks [0, over_ranks) over what `under` says of the first.
-  static json::object Ratio(const Feed& over, int32_t over_ranks, const Feed& under) {
-    std::vector<double> ratios;
-    for (size_t round = 0; round < over.tokens_per_s.size(); ++round) {
-      double sum = 0;
-      for (int32_t rank = 0; rank < over_ranks; ++rank) {
-        sum += over.tokens_per_s[round][rank];
-      }
-      ratios.push_back(sum / under.tokens_per_s[round][0]);
+  // In each round, what the first `ranks` ranks did together.
+  static std::vector<double> Sums(const Feed& feed, int32_t ranks) {
+    std::vector<double> sums;
+    for (const std::vector<double>& round : feed.tokens_per_s) {
+      sums.push_back(std::accumulate(round.begin(), round.begin() + ranks, 0.0));
     }
-    const auto [low, high] = std::ranges::minmax(ratios);
-    return {{"median", Median(ratios)}, {"low", low}, {"high", high}};
+    return sums;
   }
 
   void Print(const std::vector<Feed>& feeds) const {
-    const Feed& alone = feeds[0];
-    const Feed& even = feeds[1];
-    const Feed& twice = feeds[2];
-    std::vector<double> alone_tokens_per_s;
-    for (const std::vector<double>& round : alone.tokens_per_s) {
-      alone_tokens_per_s.push_back(round[0]);
-    }
+    const std::vector<double> alone = Sums(feeds[0], 1);
+    const std::vector<double> even = Sums(feeds[1], 1);
     const json::object line = {{"bench", "ranks"},
                                {"shape", options_.shape},
                                {"layers", options_.layers},
@@ -157,10 +148,10 @@ class RanksBench {
                                {"tokens", options_.tokens},
                                {"prompt_tokens", options_.prompt_tokens},
                                {"rounds", options_.rounds},
-                               {"alone_tokens_per_s", Median(alone_tokens_per_s)},
-                               {"scaling", Ratio(even, options_.ranks, alone)},
-                               {"others_even", Ratio(even, 1, alone)},
-                               {"others_double", Ratio(twice, 1, even)}};
+                               {"alone_tokens_per_s", Median(alone)},
+                               {"scaling", RatioOf(Sums(feeds[1], options_.ranks), alone)},
+                               {"others_even", RatioOf(even, alone)},
+                               {"others_double", RatioOf(Sums(feeds[2], 1), even)}};
     if (options_.json) {
       fmt::print("{}\n", json::serialize(line));
       return;

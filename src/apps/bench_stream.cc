@@ -54,7 +54,8 @@ struct LayerTimes {
   std::vector<double> layer_seconds;  // of each pass: mean over its layers
   std::vector<double> wait_fraction;
   std::vector<double> gather_seconds;
-  double gathered_bytes = 0;  // of a layer
+  double gathered_bytes = 0;         // of a layer
+  std::vector<double> pass_seconds;  // whole passes: embedding, all layers and waits, logits
 };
 
 struct Case {
@@ -81,6 +82,7 @@ void Record(const engine::PassReport& report, int32_t first_layer, LayerTimes& t
   times.wait_fraction.push_back(wait / (compute + wait));
   times.gather_seconds.push_back(gather / count);
   times.gathered_bytes = bytes / count;
+  times.pass_seconds.push_back(report.seconds);
 }
 
 absl::StatusOr<std::unique_ptr<engine::Engine>> OpenEngine(
@@ -148,7 +150,7 @@ json::object ToJson(const Case& bench_case,
           {"streamed_layer_seconds", Median(bench_case.streamed.layer_seconds)},
           {"resident_layer_seconds", compute_seconds},
           {"layer_tokens_per_s", tokens / Median(bench_case.streamed.layer_seconds)},
-          {"tokens_per_s", tokens / Median(bench_case.streamed.layer_seconds) / spec.layer_count},
+          {"tokens_per_s", tokens / Median(bench_case.streamed.pass_seconds)},
           {"flops_per_s", tokens * token_flops / Median(bench_case.streamed.layer_seconds)},
           {"gather_bytes_per_layer", bench_case.streamed.gathered_bytes},
           {"source_bytes_per_s", bytes_per_s},

@@ -24,6 +24,7 @@
 #include "boost/json.hpp"
 #include "engine/host_model.h"
 #include "fmt/format.h"
+#include "spec/flops.h"
 #include "spec/model_shapes.h"
 #include "spec/saturation.h"
 #include "text/tokenizer.h"
@@ -68,10 +69,8 @@ class Estimate {
     done_flops_ += flops;
     done_seconds_ += seconds;
   }
-  // `flops_per_s`: assumed until something was done.
-  double SecondsLeft(double flops_per_s) const {
-    return left_flops_ * (done_flops_ > 0 ? done_seconds_ / done_flops_ : 1 / flops_per_s);
-  }
+  // REQUIRES: something was done.
+  double SecondsLeft() const { return left_flops_ * done_seconds_ / done_flops_; }
 
  private:
   double left_flops_ = 0;
@@ -146,7 +145,7 @@ class Tunnel {
                 .cores_per_rank = hosts_->cores_per_rank(),
                 .peak_flops_per_s = hosts_->peak_flops_per_s(),
                 .link_bytes_per_s = hosts_->link_bytes_per_s(),
-                .has_huge_pages = hosts_->has_huge_pages()};
+                .huge_page_fraction = hosts_->huge_page_fraction()};
     Tell(fmt::format(
         "{:.2f} of a core a rank ({}), {:.1f} GFLOP/s, links of {:.1f} MB/s",
         setting_.cores_per_rank,
@@ -183,8 +182,10 @@ class Tunnel {
         .dispatches_overlapped = Contains(options_.strategies, "dispatch-overlap"),
         .has_resident = NeedsHeldCopy()};
     const TunnelMemory memory = MemoryFor(spec_, use);
-    const int64_t needed = memory.total_bytes(options_.ranks) +
-                           (Contains(options_.cases, "double") ? memory.rank_bytes / 2 : 0);
+    const int64_t needed =
+        memory.total_bytes(options_.ranks) +
+        (Contains(options_.cases, "double") ? memory.rank_bytes / 2 : 0) +
+        (Contains(options_.strategies, "loaded") ? options_.ranks * AllExpertBytes() : 0);
     const int64_t available = engine::AvailableMemoryBytes();
     Tell(fmt::format("{} tokens a pass, {} a rank and {} for all: {} of {} available",
                      pass_tokens,
@@ -204,6 +205,10 @@ class Tunnel {
                       spec_.model_dim));
     }
     return absl::OkStatus();
+  }
+
+  int64_t AllExpertBytes() const {
+    return int64_t{2} * spec_.layer_count * spec_.expert_count * spec::ExpertParameters(spec_);
   }
 
   // --- Cases ---
@@ -344,7 +349,7 @@ class Tunnel {
                      strategy,
                      seconds.count(),
                      once.tokens_per_s[0],
-                     remaining_.SecondsLeft(1) / 60));
+                     remaining_.SecondsLeft() / 60));
     return absl::OkStatus();
   }
 

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <utility>
 
 #include "fmt/format.h"
 #include "fmt/ranges.h"
@@ -69,8 +70,18 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(
 ChildProcess::~ChildProcess() {
   close(input_fd_);
   close(output_fd_);
-  kill(pid_, SIGTERM);
-  waitpid(pid_, nullptr, 0);
+  if (!has_ended_) {
+    kill(pid_, SIGTERM);
+    AwaitEnd();
+  }
+}
+
+int ChildProcess::AwaitEnd() {
+  int status = 0;
+  while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+  }
+  has_ended_ = true;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 absl::Status ChildProcess::WriteLine(const std::string& line) {
@@ -103,6 +114,9 @@ absl::StatusOr<std::string> ChildProcess::ReadLine(std::chrono::seconds timeout)
     }
     std::array<char, 4096> bytes;
     const ssize_t count = read(output_fd_, bytes.data(), bytes.size());
+    if (count <= 0 && !read_.empty()) {
+      return std::exchange(read_, "");  // a last line without its end
+    }
     if (count <= 0) {
       return absl::UnavailableError(fmt::format("process {} has ended", pid_));
     }
@@ -112,9 +126,7 @@ absl::StatusOr<std::string> ChildProcess::ReadLine(std::chrono::seconds timeout)
 
 absl::Status RunProgram(const std::vector<std::string>& argv) {
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<ChildProcess> process, ChildProcess::Start(argv));
-  int status = 0;
-  waitpid(process->pid(), &status, 0);
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+  if (process->AwaitEnd() != 0) {
     return absl::InternalError(fmt::format("`{}` failed", fmt::join(argv, " ")));
   }
   return absl::OkStatus();

@@ -31,6 +31,8 @@ class ChildProcess {
   // The next line, without its end. Unavailable if the process ends first, DeadlineExceeded if
   // there is none in time, Cancelled if a signal interrupts the wait.
   absl::StatusOr<std::string> ReadLine(std::chrono::seconds timeout);
+  // Waits for the process to end by itself; its exit code, -1 if a signal ended it. Once.
+  int AwaitEnd();
 
  private:
   ChildProcess(pid_t pid, int input_fd, int output_fd)
@@ -40,6 +42,7 @@ class ChildProcess {
   const int input_fd_;
   const int output_fd_;
   std::string read_;
+  bool has_ended_ = false;
 };
 
 // Runs a program to its end. Internal with what it printed if it fails.

@@ -45,6 +45,17 @@ absl::StatusOr<std::span<std::byte>> MapFile(const std::string& path, size_t byt
   return std::span(begin, bytes);
 }
 
+// Of shared memory, of all processes.
+int64_t HugePageBytes() {
+  std::ifstream meminfo("/proc/meminfo");
+  for (std::string line; std::getline(meminfo, line);) {
+    if (line.starts_with("ShmemHugePages:")) {
+      return std::stoll(line.substr(line.find(':') + 1)) * 1024;
+    }
+  }
+  return 0;
+}
+
 absl::Status CopyFile(const std::string& from, const std::string& to) {
   constexpr size_t kPieceBytes = size_t{8} << 20;  // whole huge pages
   std::ifstream source(from, std::ios::binary);
@@ -109,12 +120,16 @@ absl::StatusOr<std::unique_ptr<ExpertCopies>> ExpertCopies::Make(
     return absl::ErrnoToStatus(error, "a file system in memory with huge pages");
   }
   std::unique_ptr<ExpertCopies> copies(new ExpertCopies(fabric::Descriptor(number)));
+  const int64_t before = HugePageBytes();
+  int64_t bytes = 0;
   for (const checkpoint::PackedLayer& layer : packed.layers) {
     if (!layer.path.empty()) {
       const fs::path copy = fs::path(copies->directory()) / fs::path(layer.path).filename();
       ZP_RETURN_IF_ERROR(CopyFile(layer.path, copy.string()));
+      bytes += packed.expert_count * static_cast<int64_t>(packed.expert_bytes);
     }
   }
+  copies->huge_page_fraction_ = static_cast<double>(HugePageBytes() - before) / bytes;
   return copies;
 }
 

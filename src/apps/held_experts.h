@@ -61,12 +61,14 @@ class ExpertCopies {
 
   // For this process and those that it starts.
   const std::string& directory() const { return directory_; }
+  double huge_page_fraction() const { return huge_page_fraction_; }
 
  private:
   explicit ExpertCopies(fabric::Descriptor descriptor);
 
   const fabric::Descriptor descriptor_;
   const std::string directory_;
+  double huge_page_fraction_ = 0;
 };
 
 }  // namespace zp::apps

@@ -7,8 +7,10 @@
 #include "apps/score.h"
 #include "apps/serve.h"
 #include "apps/synth.h"
+#include "base/logging.h"
 
 int main(int argc, char** argv) {
+  zp::base::SetUpLogging();
   CLI::App app("ZeroPrefill: prefill-only serving of Mixture-of-Experts language models");
   app.require_subcommand(1);
   zp::apps::AddBenchCommand(app);

@@ -34,8 +34,10 @@ absl::Status ForEachUnpackedLine(const std::string& path, const TakeLine& take) 
                       ChildProcess::Start({"xz", "-dc", "--", path}));
   while (true) {
     const absl::StatusOr<std::string> line = unpacker->ReadLine(kPatience);
-    if (absl::IsUnavailable(line.status())) {
-      return absl::OkStatus();  // the end; a broken file has been named on standard error
+    if (absl::IsUnavailable(line.status())) {  // the end
+      return unpacker->AwaitEnd() == 0
+                 ? absl::OkStatus()
+                 : absl::DataLossError("xz cannot unpack it (see standard error)");
     }
     ZP_RETURN_IF_ERROR(line.status());
     ZP_RETURN_IF_ERROR(take(*line));

@@ -8,7 +8,6 @@
 #include "apps/local_model.h"
 #include "apps/progress.h"
 #include "apps/score_file.h"
-#include "base/logging.h"
 #include "base/metrics.h"
 #include "base/units.h"
 #include "fmt/format.h"
@@ -58,7 +57,6 @@ void PrintSummary(const ScoreFileCounts& counts, double seconds) {
 }
 
 absl::Status Score(ScoreOptions options) {
-  base::SetUpLogging("info");
   ZP_RETURN_IF_ERROR(CheckScoreFiles(options.file));  // before the minutes that loading may take
   // The window bounds what is in flight; nothing is to be refused.
   options.model.scheduler.max_queue_tokens = std::numeric_limits<int64_t>::max();

@@ -78,7 +78,7 @@ void End(gateway::HttpServer& server, LocalModel& model, double drain_seconds) {
 }
 
 absl::Status Serve(const ServeOptions& options) {
-  base::SetUpLogging(options.log_level.c_str());
+  base::SetLogLevel(options.log_level);
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<LocalModel> model, LocalModel::Load(options.model));
   PublishPeak(options.model);
   EndSignal end_signal;

@@ -35,7 +35,8 @@ class TunnelHosts {
   double cores_per_rank() const { return cores_per_rank_; }
   double peak_flops_per_s() const { return peak_flops_per_s_; }  // median of the ranks
   double link_bytes_per_s() const { return link_bytes_per_s_; }  // measured, shaped
-  bool has_huge_pages() const { return copies_ != nullptr; }     // below the held copy
+  // Below the held copy.
+  double huge_page_fraction() const { return copies_ ? copies_->huge_page_fraction() : 0; }
 
   // commands[rank] to the first ranks, all at once; then their answers.
   absl::StatusOr<std::vector<boost::json::object>> TellEach(

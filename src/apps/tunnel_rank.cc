@@ -304,7 +304,8 @@ class TunnelRank {
       ZP_ASSIGN_OR_RETURN(queue.emplace_back(), ReadPrompts(path));
     }
     for (int pass = 0; pass < warm_passes && !queue.empty(); ++pass) {
-      engine_->Run(PointersTo(queue[0]));
+      RankRun not_counted;
+      ZP_RETURN_IF_ERROR(RunPass(queue[0], not_counted));
     }
     RankRun run;
     const double cpu_seconds = CpuSeconds();
@@ -319,6 +320,9 @@ class TunnelRank {
     }
     run.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     run.cpu_seconds = CpuSeconds() - cpu_seconds;
+    if (auto* gathered = dynamic_cast<model::GatheredMoe*>(block); gathered != nullptr) {
+      ZP_RETURN_IF_ERROR(gathered->AwaitWindow());  // or it would run into what comes next
+    }
     return run.ToJson();
   }
 
@@ -386,7 +390,7 @@ absl::Status KeepTo(const std::vector<int>& cpus) {
 }
 
 absl::Status RunRank(const RankOptions& options) {
-  base::SetUpLogging("warn");
+  base::SetLogLevel("warn");
   ZP_RETURN_IF_ERROR(KeepTo(options.cpus));
   TunnelRank rank(options);
   for (std::string line; std::getline(std::cin, line);) {

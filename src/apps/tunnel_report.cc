@@ -13,16 +13,6 @@ namespace {
 
 namespace json = boost::json;
 
-// Round by round, so that what changes between rounds cancels.
-json::object RatioOf(const std::vector<double>& over, const std::vector<double>& under) {
-  std::vector<double> ratios;
-  for (size_t round = 0; round < std::min(over.size(), under.size()); ++round) {
-    ratios.push_back(over[round] / under[round]);
-  }
-  const auto [low, high] = std::ranges::minmax(ratios);
-  return {{"median", Median(ratios)}, {"low", low}, {"high", high}};
-}
-
 const StrategyRounds* Find(const TunnelCase& tunnel_case, const std::string& strategy) {
   const auto found = tunnel_case.strategies.find(strategy);
   return found == tunnel_case.strategies.end() ? nullptr : &found->second;
@@ -202,7 +192,7 @@ json::object ReportCase(const TunnelSetting& setting,
        IdealRatio(
            setting.spec, setting.ranks, achieved, setting.link_bytes_per_s, work.mean_context)}};
   if (Find(tunnel_case, "resident") != nullptr || Find(tunnel_case, "alone") != nullptr) {
-    line["resident_huge_pages"] = setting.has_huge_pages;
+    line["resident_huge_page_fraction"] = setting.huge_page_fraction;
   }
   AddRatios(setting, tunnel_case, line);
   if (even != nullptr) {

@@ -62,11 +62,11 @@ struct TunnelSetting {
   spec::ModelSpec spec = {};
   int32_t ranks = 0;
   int rounds = 0;
-  double load = 0;              // in units of T*; 0: tokens were given
-  double cores_per_rank = 1;    // below 1: enforced by a CPU quota
-  double peak_flops_per_s = 0;  // of a rank, under its quota
-  double link_bytes_per_s = 0;  // as measured
-  bool has_huge_pages = true;   // below the resident strategy's experts
+  double load = 0;                // in units of T*; 0: tokens were given
+  double cores_per_rank = 1;      // below 1: enforced by a CPU quota
+  double peak_flops_per_s = 0;    // of a rank, under its quota
+  double link_bytes_per_s = 0;    // as measured
+  double huge_page_fraction = 1;  // of the resident strategy's experts
 };
 
 // T* of a rank that achieves so many FLOP/s.

@@ -4,11 +4,12 @@
 
 namespace zp::base {
 
-void SetUpLogging(const char* level) {
+void SetUpLogging() {
   auto logger = spdlog::stderr_color_mt("zeroprefill");
   logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %^%l%$ %v");
-  logger->set_level(spdlog::level::from_str(level));
   spdlog::set_default_logger(logger);
 }
+
+void SetLogLevel(const std::string& level) { spdlog::set_level(spdlog::level::from_str(level)); }
 
 }  // namespace zp::base

@@ -2,14 +2,18 @@
 // count).
 #pragma once
 
+#include <string>
+
 #include "spdlog/spdlog.h"
 
 namespace zp::base {
 
 namespace log = ::spdlog;
 
-// Once, at the start of main: standard error, time stamps with milliseconds; level from "trace" to
-// "error".
-void SetUpLogging(const char* level);
+// Once, at the start of main: standard error, time stamps with milliseconds, from "info" on.
+void SetUpLogging();
+
+// From "trace" to "error".
+void SetLogLevel(const std::string& level);
 
 }  // namespace zp::base

@@ -49,10 +49,11 @@ void Courier::DoTasks() {
       return;
     }
     const bool is_wanted = failure_.ok();
-    lock.unlock();
-    const absl::Status status = is_wanted ? tasks_.front()() : absl::OkStatus();
-    lock.lock();
+    const Task task = std::move(tasks_.front());
     tasks_.pop_front();
+    lock.unlock();
+    const absl::Status status = is_wanted ? task() : absl::OkStatus();
+    lock.lock();
     failure_.Update(status);
     ++done_count_;
     changed_.notify_all();

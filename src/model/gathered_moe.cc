@@ -61,4 +61,11 @@ int32_t GatheredMoe::NextMoeLayer(int32_t layer) const {
   return next;
 }
 
+absl::Status GatheredMoe::AwaitWindow() {
+  for (const experts::GatherTicket& ticket : window_) {
+    ZP_RETURN_IF_ERROR(experts_.Wait(ticket).status());
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace zp::model

@@ -30,6 +30,10 @@ class GatheredMoe final : public MoeBlock {
                    ops::Matrix residual,
                    PassProfile& profile) override;
 
+  // Returns when nothing is on its way any more: the first layers of the next pass are there. For
+  // benchmarks, in which one engine's gather must not run into what is measured next.
+  absl::Status AwaitWindow();
+
  private:
   int32_t NextMoeLayer(int32_t layer) const;
 

@@ -22,7 +22,9 @@ constexpr spec::DType kF32 = spec::DType::kF32;
 // All numbers, denormals, -0 and 448 among them, times scales that make results of any size down to
 // the denormals of bf16.
 TEST(WidenFp8, IsExactForEveryNumber) {
-  std::mt19937 random(std::random_device{}());
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE(seed);
+  std::mt19937 random(seed);
   std::vector<std::byte> numbers;
   for (int bits = 0; bits < 255; ++bits) {
     if (bits != base::kFp8Nan) {
