@@ -222,7 +222,8 @@ TEST_F(GatherLoopTest, GivesUpWhenNobodyHasAnExpertForLong) {
   Begin(loop, 0);
   const absl::Status status = Finish(loop);
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("layer 0, expert 0 cannot be had from anywhere: "));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("layer 0, expert 0 cannot be had from anywhere: "));
   EXPECT_THAT(std::string(status.message()), HasSubstr("peer 10.0.0.2"));
   // And the next gather begins afresh.
   fast_.error = 0;
