@@ -120,7 +120,7 @@ class RanksBench {
     const Batch batch = RandomPrompts(tokens,
                                       std::min(tokens, options_.prompt_tokens),
                                       engines_[rank]->spec().vocab_count,
-                                      static_cast<uint64_t>(round * options_.ranks + rank));
+                                      static_cast<uint64_t>(round) * options_.ranks + rank);
     const engine::BatchResult result = engines_[rank]->Run(PointersTo(batch));
     for (const auto& work : result.works) {
       ZP_RETURN_IF_ERROR(work.status());

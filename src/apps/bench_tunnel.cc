@@ -326,8 +326,10 @@ class Tunnel {
     const auto begin = std::chrono::steady_clock::now();
     const auto& files = files_[&tunnel_case - cases_.data()];
     const int32_t passes = tunnel_case.work.pass_count();
+    const int32_t rank_count = strategy == "alone" ? 1 : options_.ranks;
     std::vector<std::string> commands;
-    for (int32_t rank = 0; rank < (strategy == "alone" ? 1 : options_.ranks); ++rank) {
+    commands.reserve(rank_count);
+    for (int32_t rank = 0; rank < rank_count; ++rank) {
       commands.push_back(fmt::format(
           "run {} {} {}{}", strategy, WarmPasses(strategy, tunnel_case.work), passes, files[rank]));
     }

@@ -37,7 +37,7 @@ int64_t ActivationBytes(const spec::ModelSpec& spec, int64_t pass_tokens) {
   const int64_t row_bytes =
       (2 * kF32Bytes + kBf16Bytes) * spec.model_dim + 2 * kBf16Bytes * spec.kv_dim();
   const int64_t chunk_row_bytes =
-      kBf16Bytes * (2 * int64_t{spec.model_dim} + 2 * spec.query_dim() + 2 * spec.kv_dim());
+      2 * kBf16Bytes * (int64_t{spec.model_dim} + spec.query_dim() + spec.kv_dim());
   return kProcessBytes + pass_tokens * row_bytes +
          std::min(pass_tokens, kTunnelChunkTokens) * chunk_row_bytes;
 }

@@ -59,6 +59,7 @@ absl::Status TunnelHosts::SetUp() {
   ZP_ASSIGN_OR_RETURN(const auto peaks,
                       TellAll(cores_per_rank_ < 1 ? "peak 3 mean" : "peak 1 best"));
   std::vector<double> flops_per_s;
+  flops_per_s.reserve(peaks.size());
   for (const json::object& peak : peaks) {
     flops_per_s.push_back(peak.at("peak_flops_per_s").to_number<double>());
   }
@@ -69,6 +70,7 @@ absl::Status TunnelHosts::SetUp() {
 absl::Status TunnelHosts::StartRank(int32_t rank) {
   const auto cores = static_cast<int32_t>(std::thread::hardware_concurrency());
   std::vector<std::string> addresses;
+  addresses.reserve(options_.ranks);
   for (int32_t other = 0; other < options_.ranks; ++other) {
     addresses.push_back(links_->address(other));
   }
@@ -97,6 +99,7 @@ absl::Status TunnelHosts::StartRank(int32_t rank) {
 absl::Status TunnelHosts::LoadRanks() {
   ZP_ASSIGN_OR_RETURN(const auto loaded, TellAll("load"));
   std::vector<std::string> advertisements;
+  advertisements.reserve(loaded.size());
   for (const json::object& one : loaded) {
     advertisements.emplace_back(one.at("advertisement").as_string());
   }
