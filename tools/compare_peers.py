@@ -11,7 +11,7 @@ over the rounds), the ratio ours/peer, and the share of the bf16 peak that each 
 
 A model larger than memory is compared with `--ours-bench stream`: our experts stream from files,
 the peer maps its file (tools/make_random_gguf.py writes one). Several prompts then share a pass of
-ours (`--pass-tokens`); a peer gets as many with its own batch sizes.
+ours (`--pass-tokens`); llama-bench runs one at a time.
 
 Every engine's share is its tokens/s times the floating-point operations per token of our own
 line, over the bf16 peak that our own line measured. The count is the same for all, since
@@ -103,13 +103,13 @@ class Peer:
             raise RunError(f"peer '{text}': expected name=llama-bench command line")
         if not {"-o", "--output"} & set(self.command):
             self.command += ["-o", "json"]
-        self.allowed = {options.tokens, options.pass_tokens or options.tokens}
+        self.tokens = options.tokens
 
     def read_speed(self, stdout):
         """Returns tokens/s, the median over the repetitions of this run, and the whole record."""
         record = parse_single_record(self.name, stdout, ("samples_ts", "n_prompt", "n_gen"))
-        if record["n_prompt"] not in self.allowed or record["n_gen"] != 0:
-            raise RunError(f"{self.name}: ran another case; pass -n 0 -p one of {self.allowed}")
+        if (record["n_prompt"], record["n_gen"]) != (self.tokens, 0):
+            raise RunError(f"{self.name}: ran another case; pass -p {self.tokens} -n 0")
         return statistics.median(record["samples_ts"]), record
 
 

@@ -54,8 +54,10 @@ struct LayerTimes {
   std::vector<double> layer_seconds;  // of each pass: mean over its layers
   std::vector<double> wait_fraction;
   std::vector<double> gather_seconds;
-  double gathered_bytes = 0;         // of a layer
-  std::vector<double> pass_seconds;  // whole passes: embedding, all layers and waits, logits
+  double gathered_bytes = 0;  // of a layer
+  // Of whole passes: embedding, all layers and waits, logits.
+  std::vector<double> pass_seconds;
+  double pass_flops = 0;
 };
 
 struct Case {
@@ -83,6 +85,7 @@ void Record(const engine::PassReport& report, int32_t first_layer, LayerTimes& t
   times.gather_seconds.push_back(gather / count);
   times.gathered_bytes = bytes / count;
   times.pass_seconds.push_back(report.seconds);
+  times.pass_flops = report.flops;
 }
 
 absl::StatusOr<std::unique_ptr<engine::Engine>> OpenEngine(
@@ -135,30 +138,31 @@ json::object ToJson(const Case& bench_case,
   const auto tokens = static_cast<double>(bench_case.tokens);
   const double achieved = tokens * token_flops / compute_seconds;
   const double gather_seconds = bench_case.streamed.gathered_bytes / bytes_per_s;
-  return {{"bench", "stream"},
-          {"shape", options.shape},
-          {"weights", options.weights},
-          {"layers", spec.layer_count},
-          {"tokens", bench_case.tokens},
-          {"expert_memory_bytes", *base::ParseBytes(options.expert_memory)},
-          {"resident_fraction", resident_fraction},
-          {"ratio", Median(ratios)},
-          {"ratio_low", low},
-          {"ratio_high", high},
-          {"predicted_ratio", std::min(1.0, compute_seconds / gather_seconds)},
-          {"exposed_wait_fraction", Median(bench_case.streamed.wait_fraction)},
-          {"streamed_layer_seconds", Median(bench_case.streamed.layer_seconds)},
-          {"resident_layer_seconds", compute_seconds},
-          {"layer_tokens_per_s", tokens / Median(bench_case.streamed.layer_seconds)},
-          {"tokens_per_s", tokens / Median(bench_case.streamed.pass_seconds)},
-          {"flops_per_s", tokens * token_flops / Median(bench_case.streamed.layer_seconds)},
-          {"gather_bytes_per_layer", bench_case.streamed.gathered_bytes},
-          {"source_bytes_per_s", bytes_per_s},
-          {"saturation_tokens", spec::SaturationTokens(gather_seconds, achieved, token_flops)},
-          {"saturation_tokens_at_peak", spec::SaturationTokens(gather_seconds, peak, token_flops)},
-          {"peak_flops_per_s", peak},
-          {"mfu", achieved / peak},
-          {"rounds", options.rounds}};
+  return {
+      {"bench", "stream"},
+      {"shape", options.shape},
+      {"weights", options.weights},
+      {"layers", spec.layer_count},
+      {"tokens", bench_case.tokens},
+      {"expert_memory_bytes", *base::ParseBytes(options.expert_memory)},
+      {"resident_fraction", resident_fraction},
+      {"ratio", Median(ratios)},
+      {"ratio_low", low},
+      {"ratio_high", high},
+      {"predicted_ratio", std::min(1.0, compute_seconds / gather_seconds)},
+      {"exposed_wait_fraction", Median(bench_case.streamed.wait_fraction)},
+      {"streamed_layer_seconds", Median(bench_case.streamed.layer_seconds)},
+      {"resident_layer_seconds", compute_seconds},
+      {"layer_tokens_per_s", tokens / Median(bench_case.streamed.layer_seconds)},
+      {"tokens_per_s", tokens / Median(bench_case.streamed.pass_seconds)},
+      {"flops_per_s", bench_case.streamed.pass_flops / Median(bench_case.streamed.pass_seconds)},
+      {"gather_bytes_per_layer", bench_case.streamed.gathered_bytes},
+      {"source_bytes_per_s", bytes_per_s},
+      {"saturation_tokens", spec::SaturationTokens(gather_seconds, achieved, token_flops)},
+      {"saturation_tokens_at_peak", spec::SaturationTokens(gather_seconds, peak, token_flops)},
+      {"peak_flops_per_s", peak},
+      {"mfu", achieved / peak},
+      {"rounds", options.rounds}};
 }
 
 void Print(const json::object& line, bool as_json) {

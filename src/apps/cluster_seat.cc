@@ -3,7 +3,6 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -179,8 +178,10 @@ absl::Status ClusterSeat::Join(const std::string& join_token, const Share& share
 }
 
 std::map<int32_t, std::string> ClusterSeat::peers() const {
-  const cluster::Membership membership =
-      member_ != nullptr ? member_->membership() : coordinator_->membership();
+  return PeersIn(member_ != nullptr ? member_->membership() : coordinator_->membership());
+}
+
+std::map<int32_t, std::string> ClusterSeat::PeersIn(const cluster::Membership& membership) const {
   std::map<int32_t, std::string> peers;
   for (const cluster::MemberHost& host : membership.hosts) {
     if (host.slot != host_) {
@@ -222,12 +223,7 @@ void ClusterSeat::ConnectPeers() {
   if (engines_.empty()) {
     return;
   }
-  std::map<int32_t, std::string> wanted;
-  for (const cluster::MemberHost& host : membership_.hosts) {
-    if (host.slot != host_) {
-      wanted[host.slot] = host.advertisement;
-    }
-  }
+  std::map<int32_t, std::string> wanted = PeersIn(membership_);
   for (int32_t host = 0; host < placement_.host_slots; ++host) {
     if (host != host_) {
       ConnectPeer(host, wanted[host]);

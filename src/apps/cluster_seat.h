@@ -83,6 +83,7 @@ class ClusterSeat {
   absl::Status Found(const std::string& join_token, const Share& share);
   absl::Status Join(const std::string& join_token, const Share& share);
   absl::Status SetWeightAddress(const std::string& flag, const std::string& value);
+  std::map<int32_t, std::string> PeersIn(const cluster::Membership& membership) const;
   void OnChange(const cluster::Membership& membership);
   void ConnectPeers();
   void ConnectPeer(int32_t host, const std::string& advertisement);

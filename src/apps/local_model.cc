@@ -121,12 +121,11 @@ absl::StatusOr<std::shared_ptr<const engine::HostModel>> LocalModel::LoadHostMod
 absl::Status LocalModel::TakeSeat(const LocalModelOptions& options,
                                   const checkpoint::Checkpoint& checkpoint,
                                   engine::HostModelOptions& host_options) {
-  const bool is_founder = options.cluster.coordinator.empty();
-  if (is_founder && !host_options.expert_memory_bytes.has_value()) {
-    return absl::InvalidArgumentError(
-        "--hosts needs --expert-memory: what each of the hosts gives to experts");
-  }
-  if (is_founder) {  // before anybody joins
+  if (options.cluster.coordinator.empty()) {  // the founder: before anybody joins
+    if (!host_options.expert_memory_bytes.has_value()) {
+      return absl::InvalidArgumentError(
+          "--hosts needs --expert-memory: what each of the hosts gives to experts");
+    }
     host_options.host_count = options.cluster.host_count;
     host_options.redundancy = options.cluster.redundancy;
     ZP_RETURN_IF_ERROR(engine::CheckPlacement(checkpoint, host_options));

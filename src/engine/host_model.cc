@@ -52,6 +52,26 @@ absl::Status NotPacked(const checkpoint::Checkpoint& checkpoint) {
                   checkpoint.directory()));
 }
 
+// What hosts could share of a checkpoint, without its weights.
+struct SharedExperts {
+  checkpoint::PackedExperts packed;
+  ops::ExpertLayout layout;
+};
+
+absl::StatusOr<SharedExperts> ReadSharedExperts(const checkpoint::Checkpoint& checkpoint,
+                                                const HostModelOptions& options) {
+  if (checkpoint.has_expert_tensors()) {
+    return NotPacked(checkpoint);
+  }
+  base::ThreadPool pool(1);
+  ZP_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Kernels> kernels, MakeKernels(options, pool));
+  SharedExperts shared;
+  ZP_ASSIGN_OR_RETURN(shared.packed, ReadPacked(checkpoint, *kernels));
+  shared.layout = kernels->expert_layout(
+      checkpoint.spec().model_dim, checkpoint.spec().expert_dim, shared.packed.fp8_blocks);
+  return shared;
+}
+
 experts::ExpertCatalog CatalogOf(const spec::ModelSpec& spec, const ops::ExpertLayout& layout) {
   return {.layer_has_experts = spec.layer_is_moe,
           .expert_count = spec.expert_count,
@@ -217,39 +237,24 @@ int64_t AvailableMemoryBytes() {
 
 absl::Status CheckPlacement(const checkpoint::Checkpoint& checkpoint,
                             const HostModelOptions& options) {
-  if (checkpoint.has_expert_tensors()) {
-    return NotPacked(checkpoint);
-  }
-  base::ThreadPool pool(1);
-  ZP_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Kernels> kernels, MakeKernels(options, pool));
-  ZP_ASSIGN_OR_RETURN(const checkpoint::PackedExperts packed, ReadPacked(checkpoint, *kernels));
-  return PlaceExperts(CatalogOf(checkpoint.spec(),
-                                kernels->expert_layout(checkpoint.spec().model_dim,
-                                                       checkpoint.spec().expert_dim,
-                                                       packed.fp8_blocks)),
-                      options)
-      .status();
+  ZP_ASSIGN_OR_RETURN(const SharedExperts shared, ReadSharedExperts(checkpoint, options));
+  return PlaceExperts(CatalogOf(checkpoint.spec(), shared.layout), options).status();
 }
 
 int64_t SpareMemoryBytes() { return std::max<int64_t>(0, AvailableMemoryBytes() - kSpareBytes); }
 
 absl::StatusOr<std::string> SharedFingerprint(const checkpoint::Checkpoint& checkpoint,
                                               const HostModelOptions& options) {
-  if (checkpoint.has_expert_tensors()) {
-    return NotPacked(checkpoint);
-  }
-  base::ThreadPool pool(1);
-  ZP_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Kernels> kernels, MakeKernels(options, pool));
-  ZP_ASSIGN_OR_RETURN(const checkpoint::PackedExperts packed, ReadPacked(checkpoint, *kernels));
+  ZP_ASSIGN_OR_RETURN(const SharedExperts shared, ReadSharedExperts(checkpoint, options));
   std::vector<uint64_t> checksums;
-  for (const checkpoint::PackedLayer& layer : packed.layers) {
+  for (const checkpoint::PackedLayer& layer : shared.packed.layers) {
     checksums.insert(checksums.end(), layer.checksums.begin(), layer.checksums.end());
   }
   std::ifstream config(checkpoint.directory() + "/config.json", std::ios::binary);
   const std::string config_text{std::istreambuf_iterator<char>(config), {}};
   return fmt::format("{} {} config {:016x} experts {:016x}",
                      spec::NameOf(options.activation_dtype),
-                     packed.layout,
+                     shared.packed.layout,
                      base::Checksum(std::as_bytes(std::span(config_text))),
                      base::Checksum(std::as_bytes(std::span(checksums))));
 }

@@ -381,7 +381,8 @@ void GatherLoop::ReadAgain(Slot& slot, Blob& blob, Clock::time_point now) {
     return Fail(slot, absl::DataLossError(blob.complaint));
   }
   for (int32_t source = source_count() - 1; source >= 0; --source) {
-    if (now >= states_[source].down_until && Has(source, slot, blob)) {
+    const SourceState& state = states_[source];
+    if (now >= state.down_until && !state.is_on_trial && Has(source, slot, blob)) {
       blob.only_source = source;
     }
   }
