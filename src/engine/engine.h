@@ -18,6 +18,7 @@
 #include "base/trace.h"
 #include "engine/host_model.h"
 #include "model/moe_block.h"
+#include "protocol/rank_report.h"
 #include "protocol/work.h"
 #include "spec/model_spec.h"
 
@@ -45,12 +46,14 @@ struct LayerReport {
 struct PassReport {
   int64_t asked_tokens = 0;     // over all sequences of all work
   int64_t computed_tokens = 0;  // after sharing prefixes; asked / computed is the sharing factor
+  int64_t cached_tokens = 0;    // that came from the prefix cache
   double flops = 0;             // true FLOPs of the pass (spec/flops.h)
   double seconds = 0;
   double exposed_wait_seconds = 0;              // compute stood still for weights
   std::map<std::string, double> seconds_by_op;  // wall time
   std::vector<LayerReport> layers;
   std::map<std::string, int64_t> gathered_bytes_by_source;
+  protocol::CacheEvents cache_events;
 };
 
 struct BatchResult {

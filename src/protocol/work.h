@@ -6,9 +6,11 @@
 // means (a label, a continuation, an echo) is known to `scoring` alone.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -39,6 +41,13 @@ struct Sequence {
 struct Work {
   std::string request_id;
   std::vector<Sequence> sequences;
+  // Works share cached prefixes with those of the same salt only: who guesses a stranger's prompt
+  // must not learn from the clock that he guessed right. Empty: everybody's.
+  std::string cache_salt = {};
+  int64_t priority = 0;  // lower is earlier
+  // After it nobody waits for the answer: a work that has not started by then is dropped with
+  // DeadlineExceeded.
+  std::optional<std::chrono::steady_clock::time_point> deadline = std::nullopt;
   int64_t token_count() const {
     int64_t count = 0;
     for (const Sequence& sequence : sequences) {
@@ -69,6 +78,7 @@ struct SequenceResult {
 struct Usage {
   int64_t prompt_tokens = 0;    // asked: sum over the sequences
   int64_t computed_tokens = 0;  // charged to this work after sharing
+  int64_t cached_tokens = 0;    // not computed, since the rank held them from earlier passes
   double flops = 0;             // charged to this work
   double queue_seconds = 0;
   double compute_seconds = 0;  // of the pass it was part of
@@ -83,7 +93,8 @@ struct WorkResult {
 // as decimal digits, at least "1".
 inline constexpr char kRetrySecondsPayload[] = "zeroprefill/retry_seconds";
 
-// Where tokenized work goes: the scheduler of a rank in this process, later a worker behind gRPC.
+// Where tokenized work goes: the scheduler of a rank in this process, a worker behind gRPC, or a
+// router in front of many of them.
 //
 // Thread safety: Submit from any thread. Never blocks.
 class WorkSink {
@@ -96,6 +107,8 @@ class WorkSink {
   // ResourceExhausted with kRetrySecondsPayload when the queue is full, InvalidArgument when the
   // work can never fit (the message names the limit), Unavailable when shutting down. A request to
   // stop through `cancel` drops the work if it has not started (`done` gets Cancelled).
+  // Unavailable, here or in `done`, means that this rank will not answer and another may: work is
+  // idempotent.
   virtual absl::Status Submit(Work work, std::stop_token cancel, Done done) = 0;
 };
 

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "protocol/rank_report.h"
 #include "protocol/work.h"
 #include "scheduler/scheduler_metrics.h"
 #include "scheduler/work_parts.h"
@@ -35,6 +36,7 @@ struct SchedulerOptions {
   int64_t max_sequence_tokens = 65'536;
   // Tokens that may wait. Beyond, Submit refuses and says when to come again.
   int64_t max_queue_tokens = 2'097'152;
+  protocol::OnRankReport on_report = nullptr;  // may be null
 };
 
 class Scheduler : public protocol::WorkSink {
