@@ -1,6 +1,7 @@
 #include "apps/bench.h"
 
 #include "apps/bench_fabric.h"
+#include "apps/bench_flops.h"
 #include "apps/bench_forward.h"
 #include "apps/bench_ranks.h"
 #include "apps/bench_sharing.h"
@@ -14,6 +15,7 @@ void AddBenchCommand(CLI::App& app) {
   CLI::App* bench = app.add_subcommand("bench", "Measure this machine and this build");
   bench->require_subcommand(1);
   AddBenchFabricCommand(*bench);
+  AddBenchFlopsCommand(*bench);
   AddBenchForwardCommand(*bench);
   AddBenchRanksCommand(*bench);
   AddBenchSharingCommand(*bench);

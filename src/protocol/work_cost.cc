@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "absl/container/flat_hash_set.h"
 #include "spec/flops.h"
 
 namespace zp::protocol {
@@ -43,26 +42,27 @@ int32_t SkippableTokens(const Sequence& sequence, int32_t held_tokens) {
 WorkCost CostOf(const spec::ModelSpec& spec,
                 const Work& work,
                 std::span<const int32_t> cached_tokens) {
+  return PassCost(spec).Add(work, cached_tokens);
+}
+
+WorkCost PassCost::Add(const Work& work, std::span<const int32_t> cached_tokens) {
   const BlockHasher hasher(/*key=*/0);
-  absl::flat_hash_set<BlockHash> seen;
   spec::PassShape shape;
   for (size_t i = 0; i < work.sequences.size(); ++i) {
     const Sequence& sequence = work.sequences[i];
     int32_t shared_tokens = 0;
-    if (work.sequences.size() > 1) {
-      for (const BlockHash& block : hasher.Chain(work.cache_salt, sequence.tokens)) {
-        shared_tokens += seen.insert(block).second ? 0 : kBlockTokens;
-      }
+    for (const BlockHash& block : hasher.Chain(work.cache_salt, sequence.tokens)) {
+      shared_tokens += seen_.insert(block).second ? 0 : kBlockTokens;
     }
     const int32_t held_tokens =
         cached_tokens.empty() ? 0 : SkippableTokens(sequence, cached_tokens[i]);
     const int64_t begin = std::max(shared_tokens, held_tokens);
     const auto length = static_cast<int64_t>(sequence.tokens.size());
     shape.token_count += length - begin;
-    shape.attention_flops += spec::AttentionFlops(spec, length - begin, begin);
-    AddAsked(spec, sequence, shape);
+    shape.attention_flops += spec::AttentionFlops(spec_, length - begin, begin);
+    AddAsked(spec_, sequence, shape);
   }
-  return {.tokens = shape.token_count, .flops = spec::PassFlops(spec, shape)};
+  return {.tokens = shape.token_count, .flops = spec::PassFlops(spec_, shape)};
 }
 
 }  // namespace zp::protocol
