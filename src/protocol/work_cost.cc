@@ -45,9 +45,21 @@ WorkCost CostOf(const spec::ModelSpec& spec,
   return PassCost(spec).Add(work, cached_tokens);
 }
 
+WorkCost CostFrom(const spec::ModelSpec& spec, const Work& work, std::span<const int32_t> begins) {
+  spec::PassShape shape;
+  for (size_t i = 0; i < work.sequences.size(); ++i) {
+    const Sequence& sequence = work.sequences[i];
+    const auto count = static_cast<int64_t>(sequence.tokens.size()) - begins[i];
+    shape.token_count += count;
+    shape.attention_flops += spec::AttentionFlops(spec, count, begins[i]);
+    AddAsked(spec, sequence, shape);
+  }
+  return {.tokens = shape.token_count, .flops = spec::PassFlops(spec, shape)};
+}
+
 WorkCost PassCost::Add(const Work& work, std::span<const int32_t> cached_tokens) {
   const BlockHasher hasher(/*key=*/0);
-  spec::PassShape shape;
+  std::vector<int32_t> begins;
   for (size_t i = 0; i < work.sequences.size(); ++i) {
     const Sequence& sequence = work.sequences[i];
     int32_t shared_tokens = 0;
@@ -56,13 +68,9 @@ WorkCost PassCost::Add(const Work& work, std::span<const int32_t> cached_tokens)
     }
     const int32_t held_tokens =
         cached_tokens.empty() ? 0 : SkippableTokens(sequence, cached_tokens[i]);
-    const int64_t begin = std::max(shared_tokens, held_tokens);
-    const auto length = static_cast<int64_t>(sequence.tokens.size());
-    shape.token_count += length - begin;
-    shape.attention_flops += spec::AttentionFlops(spec_, length - begin, begin);
-    AddAsked(spec_, sequence, shape);
+    begins.push_back(std::max(shared_tokens, held_tokens));
   }
-  return {.tokens = shape.token_count, .flops = spec::PassFlops(spec_, shape)};
+  return CostFrom(spec_, work, begins);
 }
 
 }  // namespace zp::protocol

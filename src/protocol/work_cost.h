@@ -26,6 +26,9 @@ WorkCost CostOf(const spec::ModelSpec& spec,
                 const Work& work,
                 std::span<const int32_t> cached_tokens = {});
 
+// Where sequence i is computed from begins[i] on, whatever the reason; [sequences].
+WorkCost CostFrom(const spec::ModelSpec& spec, const Work& work, std::span<const int32_t> begins);
+
 // What works cost that go through one pass together: what they have in common at their beginning,
 // in whole blocks, costs the first that brings it.
 class PassCost {

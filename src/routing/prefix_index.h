@@ -47,10 +47,8 @@ class PrefixIndex {
   // The ranks of a group that hold `block` or expect it.
   Mask Holders(int32_t group, const protocol::BlockHash& block) const;
 
-  // For each of the first `slot_count` slots, how many blocks of `chain` from its beginning it
-  // holds without a gap.
-  std::vector<int32_t> HeldBlocks(std::span<const protocol::BlockHash> chain,
-                                  int32_t slot_count) const;
+  // Whether the rank reported it, whatever is expected.
+  bool IsHeld(RankSlot slot, const protocol::BlockHash& block) const;
 
   int64_t held_block_count(RankSlot slot) const;
   // Entries of all groups: distinct blocks while there are at most 64 ranks.
