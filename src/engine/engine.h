@@ -3,7 +3,7 @@
 //
 // Thread safety: Run from one thread (the rank's engine thread). Validate and spec from any thread.
 // Ownership: the engine shares the host's model with the other ranks of the process; it owns its
-// window, its kernels and its compute threads.
+// window, its prefix cache, its kernels and its compute threads.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +32,12 @@ struct EngineOptions {
   int64_t chunk_tokens =
       8192;  // rows that go through a layer's step at once: bounds activation memory
   base::Trace* trace = nullptr;  // may be null; must outlive the engine
+  // K and V of prefixes, kept from pass to pass; 0: none, and nothing is paid for it.
+  int64_t prefix_cache_bytes = 0;
+  // Of those, what works of one cache_salt may take; works without one may take all.
+  double prefix_cache_quota = 1.0;
+  // Of the names of prefixes in CacheEvents (protocol::BlockHasher).
+  uint64_t block_key = 0;
 };
 
 // What one layer of a pass cost.
@@ -53,6 +59,9 @@ struct PassReport {
   std::map<std::string, double> seconds_by_op;  // wall time
   std::vector<LayerReport> layers;
   std::map<std::string, int64_t> gathered_bytes_by_source;
+  // Of the prefix cache; all 0 without one.
+  int64_t cache_queried_tokens = 0;  // cached + computed: what it could have held at best
+  int64_t cache_held_bytes = 0;      // after the pass
   protocol::CacheEvents cache_events;
 };
 
@@ -87,7 +96,8 @@ class Engine {
   virtual absl::Status ConnectHost(int32_t host, const std::string& advertisement) = 0;
 
   // One pass. A work that fails (invalid, or logits that are not finite) fails alone. Where a
-  // layer's experts cannot be had, all works of the pass fail with what was wrong with them.
+  // layer's experts cannot be had, all works of the pass fail with what was wrong with them. The
+  // prefix cache changes what is computed, not an answer; it keeps nothing of a work that failed.
   virtual BatchResult Run(std::span<const protocol::Work* const> batch) = 0;
 };
 

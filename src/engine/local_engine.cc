@@ -12,8 +12,10 @@
 #include "engine/work_check.h"
 #include "fabric/peer_source.h"
 #include "fmt/format.h"
+#include "kvcache/prefix_cache.h"
 #include "model/forward_pass.h"
 #include "model/gathered_moe.h"
+#include "protocol/work_cost.h"
 #include "spec/flops.h"
 
 namespace zp::engine {
@@ -56,6 +58,8 @@ class LocalEngine : public Engine {
         logit_reader_(host_model_->weights(), *kernels_),
         profile_(options.trace, options.rank) {}
 
+  absl::Status OpenPrefixCache(const EngineOptions& options);
+
   const spec::ModelSpec& spec() const override { return host_model_->spec(); }
   std::string kernels_name() const override { return std::string(kernels_->name()); }
 
@@ -65,13 +69,18 @@ class LocalEngine : public Engine {
 
  private:
   FlatBatch Flatten(std::span<const Work* const> batch, BatchResult& result) const;
+  std::unique_ptr<kvcache::PrefixCache::Pass> BeginCached(std::span<const Work* const> batch,
+                                                          const FlatBatch& flat);
   void AskRows(const FlatBatch& flat, TokenTrie& trie) const;
   void Charge(const FlatBatch& flat, const TokenTrie& trie, BatchResult& result) const;
   void Answer(const FlatBatch& flat,
               const TokenTrie& trie,
               ops::ConstMatrix hidden,
               BatchResult& result);
-  void Report(PassReport& report) const;
+  void PublishAnswered(const FlatBatch& flat,
+                       const BatchResult& result,
+                       kvcache::PrefixCache::Pass& cached) const;
+  void Report(PassReport& report);
 
   const std::unique_ptr<base::ThreadPool> pool_;
   const std::unique_ptr<ops::Kernels> kernels_;
@@ -82,7 +91,35 @@ class LocalEngine : public Engine {
   model::ForwardPass forward_;
   LogitReader logit_reader_;
   model::PassProfile profile_;
+  std::unique_ptr<kvcache::PrefixCache> prefix_cache_;  // null: there is none
 };
+
+// The trie of what is not held.
+TokenTrie BuildTrie(const FlatBatch& flat, const kvcache::PrefixCache::Pass* cached) {
+  if (cached == nullptr) {
+    return BuildTokenTrie(flat.sequences);
+  }
+  std::vector<KeptPrefix> kept;
+  for (size_t i = 0; i < flat.sequences.size(); ++i) {
+    const int32_t held_count = cached->held_count(i);
+    kept.push_back({.path = cached->path(i),
+                    .held_count = held_count,
+                    .needed_begin = protocol::SkippableTokens(
+                        *flat.sequences[i], held_count * protocol::kBlockTokens)});
+  }
+  return BuildTokenTrie(flat.sequences, cached->blocks(), kept);
+}
+
+absl::Status LocalEngine::OpenPrefixCache(const EngineOptions& options) {
+  ZP_ASSIGN_OR_RETURN(
+      prefix_cache_,
+      kvcache::PrefixCache::Create(spec(),
+                                   {.budget_bytes = options.prefix_cache_bytes,
+                                    .salt_fraction = options.prefix_cache_quota,
+                                    .block_key = options.block_key,
+                                    .layer_block_bytes = forward_.kv_block_bytes()}));
+  return absl::OkStatus();
+}
 
 absl::Status LocalEngine::ConnectHost(int32_t host, const std::string& advertisement) {
   ZP_CHECK(experts_ != nullptr && host != host_model_->options().host) << host;
@@ -102,13 +139,17 @@ BatchResult LocalEngine::Run(std::span<const Work* const> batch) {
   BatchResult result;
   profile_.Clear(spec().layer_count, source_names_.size());
   const FlatBatch flat = Flatten(batch, result);
-  TokenTrie trie = BuildTokenTrie(flat.sequences);
+  const std::unique_ptr<kvcache::PrefixCache::Pass> cached = BeginCached(batch, flat);
+  TokenTrie trie = BuildTrie(flat, cached.get());
   AskRows(flat, trie);
   if (!flat.sequences.empty()) {
     Charge(flat, trie, result);
     if (const absl::StatusOr<ops::ConstMatrix> hidden = forward_.Run(trie.batch, profile_);
         hidden.ok()) {
       Answer(flat, trie, *hidden, result);
+      if (cached != nullptr) {
+        PublishAnswered(flat, result, *cached);
+      }
     } else {
       FailAll(hidden.status(), result);
     }
@@ -124,7 +165,35 @@ BatchResult LocalEngine::Run(std::span<const Work* const> batch) {
   return result;
 }
 
-void LocalEngine::Report(PassReport& report) const {
+// Null without a cache.
+std::unique_ptr<kvcache::PrefixCache::Pass> LocalEngine::BeginCached(
+    std::span<const Work* const> batch, const FlatBatch& flat) {
+  if (prefix_cache_ == nullptr) {
+    return nullptr;
+  }
+  std::vector<kvcache::CachedSequence> sequences;
+  for (size_t i = 0; i < flat.sequences.size(); ++i) {
+    sequences.push_back({flat.sequences[i], batch[flat.work_of_sequence[i]]->cache_salt});
+  }
+  return prefix_cache_->Begin(sequences);
+}
+
+void LocalEngine::PublishAnswered(const FlatBatch& flat,
+                                  const BatchResult& result,
+                                  kvcache::PrefixCache::Pass& cached) const {
+  std::vector<uint8_t> is_answered;
+  for (const size_t work : flat.work_of_sequence) {
+    is_answered.push_back(result.works[work].ok() ? 1 : 0);
+  }
+  cached.Publish(is_answered);
+}
+
+void LocalEngine::Report(PassReport& report) {
+  if (prefix_cache_ != nullptr) {
+    report.cache_queried_tokens = report.cached_tokens + report.computed_tokens;
+    report.cache_held_bytes = prefix_cache_->held_bytes();
+    report.cache_events = prefix_cache_->TakeEvents();
+  }
   for (size_t op = 0; op < model::kOpNames.size(); ++op) {
     report.seconds_by_op[std::string(model::kOpNames[op])] =
         profile_.seconds(static_cast<model::Op>(op));
@@ -177,15 +246,17 @@ void LocalEngine::Charge(const FlatBatch& flat, const TokenTrie& trie, BatchResu
   RowCharges charges(spec(), trie.batch.row_count());
   for (size_t i = 0; i < flat.sequences.size(); ++i) {
     const Sequence& sequence = *flat.sequences[i];
-    const spec::PassShape shape = charges.ShapeOf(sequence, trie.rows_of[i], trie.shared_counts[i]);
+    const spec::PassShape shape = charges.ShapeOf(sequence, trie.rows_of[i], trie.shares[i].runs);
     const double flops = spec::PassFlops(spec(), shape);
     const auto length = static_cast<int64_t>(sequence.tokens.size());
     protocol::Usage& usage = result.works[flat.work_of_sequence[i]]->usage;
     usage.prompt_tokens += length;
     usage.computed_tokens += shape.token_count;
+    usage.cached_tokens += trie.shares[i].cached_count;
     usage.flops += flops;
     result.report.asked_tokens += length;
     result.report.computed_tokens += shape.token_count;
+    result.report.cached_tokens += trie.shares[i].cached_count;
     result.report.flops += flops;
   }
 }
@@ -259,12 +330,16 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const Hos
     moe = std::make_unique<model::GatheredMoe>(
         host_model->spec().layer_is_moe, host_model->expert_layout(), *experts, *kernels);
   }
-  return std::make_unique<LocalEngine>(std::move(pool),
-                                       std::move(kernels),
-                                       std::move(host_model),
-                                       std::move(experts),
-                                       std::move(moe),
-                                       options);
+  auto engine = std::make_unique<LocalEngine>(std::move(pool),
+                                              std::move(kernels),
+                                              std::move(host_model),
+                                              std::move(experts),
+                                              std::move(moe),
+                                              options);
+  if (options.prefix_cache_bytes != 0) {
+    ZP_RETURN_IF_ERROR(engine->OpenPrefixCache(options));
+  }
+  return engine;
 }
 
 }  // namespace zp::engine

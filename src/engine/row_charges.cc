@@ -22,10 +22,12 @@ RowCharges::RowCharges(const spec::ModelSpec& spec, int64_t row_count)
 
 spec::PassShape RowCharges::ShapeOf(const protocol::Sequence& sequence,
                                     std::span<const int64_t> rows,
-                                    int32_t shared) {
-  const auto length = static_cast<int64_t>(sequence.tokens.size());
-  spec::PassShape shape{.token_count = length - shared,
-                        .attention_flops = spec::AttentionFlops(spec_, length - shared, shared)};
+                                    std::span<const RowRun> runs) {
+  spec::PassShape shape;
+  for (const RowRun& run : runs) {
+    shape.token_count += run.count;
+    shape.attention_flops += spec::AttentionFlops(spec_, run.count, run.position_begin);
+  }
   for (const protocol::RowAsk& ask : sequence.rows) {
     const int64_t row = rows[ask.position];
     ChargeAsked(row, ask.position, shape);

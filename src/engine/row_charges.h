@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/token_trie.h"
 #include "protocol/work.h"
 #include "spec/flops.h"
 #include "spec/model_spec.h"
@@ -21,11 +22,10 @@ class RowCharges {
  public:
   RowCharges(const spec::ModelSpec& spec, int64_t row_count);
 
-  // What `sequence` adds to the pass. `rows` are those of its tokens; the first `shared` were
-  // brought by another.
+  // What `sequence` adds to the pass. `rows` are those of its tokens; it brought those of `runs`.
   spec::PassShape ShapeOf(const protocol::Sequence& sequence,
                           std::span<const int64_t> rows,
-                          int32_t shared);
+                          std::span<const RowRun> runs);
 
  private:
   void ChargeAsked(int64_t row, int32_t position, spec::PassShape& shape);

@@ -101,14 +101,20 @@ class StreamingTest : public testing::TestWithParam<StreamingCase> {
     return works;
   }
 
-  // All numbers of all answers, pass by pass.
-  static std::vector<float> Run(Engine& engine, const std::vector<protocol::Work>& works) {
+  // All numbers of all answers of a pass; adds what the prefix cache saved.
+  static std::vector<float> Run(Engine& engine,
+                                const std::vector<protocol::Work>& works,
+                                int64_t* cached_tokens = nullptr) {
     std::vector<const protocol::Work*> batch;
     for (const protocol::Work& work : works) {
       batch.push_back(&work);
     }
     std::vector<float> numbers;
-    for (const auto& work : engine.Run(batch).works) {
+    const BatchResult result = engine.Run(batch);
+    if (cached_tokens != nullptr) {
+      *cached_tokens += result.report.cached_tokens;
+    }
+    for (const auto& work : result.works) {
       EXPECT_TRUE(work.ok()) << work.status();
       for (const protocol::Row& row : work->sequences[0].rows) {
         numbers.insert(numbers.end(), row.column_logits.begin(), row.column_logits.end());
@@ -197,6 +203,41 @@ TEST_P(StreamingTest, RanksOfOneProcessAnswerAlikeAtTheSameTime) {
       EXPECT_EQ(answer, expected);
     }
   }
+}
+
+TEST_P(StreamingTest, RanksWithPrefixCachesAnswerAlikeOverStreamedExperts) {
+  constexpr int32_t kRanks = 2;
+  const auto resident = Engine::Create(
+      *HostModel::Load(*CreateCheckpoint(), {.activation_dtype = dtype()}), {.thread_count = 1});
+  ASSERT_TRUE(resident.ok()) << resident.status();
+  const auto host = LoadPacked({.activation_dtype = dtype(),
+                                .rank_count = kRanks,
+                                .expert_memory_bytes = BudgetFor(4, kRanks, 2)});
+  ASSERT_TRUE(host.ok()) << host.status();
+  // Passes that come back; the second rank's cache holds a block or two.
+  const std::vector<uint32_t> seeds = {1, 2, 1, 1, 3, 2, 1};
+  std::vector<std::vector<float>> expected;
+  for (const uint32_t seed : seeds) {
+    expected.push_back(Run(**resident, RandomWorks(seed)));
+  }
+  std::vector<int64_t> cached_tokens(kRanks);
+  {
+    std::vector<std::jthread> threads;
+    for (int32_t rank = 0; rank < kRanks; ++rank) {
+      threads.emplace_back([&, rank] {
+        const auto engine = Engine::Create(*host,
+                                           {.rank = rank,
+                                            .thread_count = 1,
+                                            .prefix_cache_bytes = rank == 0 ? 64 << 20 : 30 << 10});
+        ASSERT_TRUE(engine.ok()) << engine.status();
+        for (size_t pass = 0; pass < seeds.size(); ++pass) {
+          EXPECT_EQ(Run(**engine, RandomWorks(seeds[pass]), &cached_tokens[rank]), expected[pass]);
+        }
+      });
+    }
+  }
+  EXPECT_GT(cached_tokens[0], 0);
+  EXPECT_LE(cached_tokens[1], cached_tokens[0]);
 }
 
 // Hosts in one process, each with its memory held out to the others.

@@ -79,10 +79,10 @@ absl::StatusOr<ops::ConstMatrix> ForwardPass::Run(const TokenBatch& batch, PassP
   const ops::Matrix hidden = MatrixIn(hidden_, DType::kF32, batch.row_count(), spec_.model_dim);
   profile.Timed(Op::kEmbed, [&] { kernels_.Embed(batch.tokens, weights_.embedding(), hidden); });
   for (int32_t layer = 0; layer + 1 < spec_.layer_count; ++layer) {
-    BeginLayer(layer, profile);
+    BeginLayer(layer, batch, profile);
     ZP_RETURN_IF_ERROR(RunLayer(layer, batch, hidden, profile));
   }
-  BeginLayer(spec_.layer_count - 1, profile);
+  BeginLayer(spec_.layer_count - 1, batch, profile);
   ZP_ASSIGN_OR_RETURN(const ops::Matrix asked, RunLastLayer(batch, hidden, profile));
   profile.EndLayers();
   const ops::Matrix final_hidden =
@@ -246,8 +246,12 @@ ops::Routing ForwardPass::RouteAllToOne(int64_t row_count) {
   return {expert_ids_, expert_weights_, 1};
 }
 
-void ForwardPass::BeginLayer(int32_t layer, PassProfile& profile) {
+void ForwardPass::BeginLayer(int32_t layer, const TokenBatch& batch, PassProfile& profile) {
   profile.BeginLayer(layer);
+  const size_t block_bytes = kv_block_bytes();
+  for (size_t block = 0; block < batch.kept_blocks.size(); ++block) {
+    kv_blocks_[block] = batch.kept_blocks[block] + layer * block_bytes;
+  }
   if (spec_.layer_is_moe[layer]) {
     moe_.BeginLayer(layer);
   }
@@ -258,11 +262,12 @@ absl::Status ForwardPass::EndLayer(int32_t layer, PassProfile& profile) {
 }
 
 void ForwardPass::PrepareKv(const TokenBatch& batch) {
-  const size_t block_bytes = kernels_.kv_block_bytes(attention_shape_);
-  kv_bytes_.EnsureBytes(batch.block_count * block_bytes, "kv of one layer");
+  const size_t block_bytes = kv_block_bytes();
+  const auto kept_count = static_cast<int32_t>(batch.kept_blocks.size());  // BeginLayer's
+  kv_bytes_.EnsureBytes((batch.block_count - kept_count) * block_bytes, "kv of one layer");
   kv_blocks_.resize(batch.block_count);
-  for (int32_t block = 0; block < batch.block_count; ++block) {
-    kv_blocks_[block] = kv_bytes_.data() + block * block_bytes;
+  for (int32_t block = kept_count; block < batch.block_count; ++block) {
+    kv_blocks_[block] = kv_bytes_.data() + (block - kept_count) * block_bytes;
   }
   // What an earlier pass left in slots that this one does not write must be finite: zero is.
   for (const ops::KvBlockId block : batch.ragged_blocks) {

@@ -2,8 +2,9 @@
 //
 // Layer-major: all rows pass layer l before any row enters layer l + 1, in chunks that bound
 // activation memory, while the banks of the next layers are on their way (the window). Nothing
-// outlives a layer but the residual stream: K and V are overwritten by the next layer. In the last
-// layer rows that nobody asked for stop after K and V.
+// outlives a layer but the residual stream: K and V are overwritten by the next layer, except where
+// the batch says that somebody keeps them. In the last layer rows that nobody asked for stop after
+// K and V.
 //
 // Thread safety: engine thread only.
 // Ownership: the weights, the MoE block and the kernels must outlive the pass; its buffers are kept
@@ -36,6 +37,9 @@ class ForwardPass {
   // until the next Run. Fails if the experts of a layer cannot be had; the next Run begins afresh.
   // REQUIRES: at least one row and one asked row.
   absl::StatusOr<ops::ConstMatrix> Run(const TokenBatch& batch, PassProfile& profile);
+
+  // K and V of 16 tokens in one layer.
+  size_t kv_block_bytes() const { return kernels_.kv_block_bytes(attention_shape_); }
 
  private:
   struct RowRange {
@@ -76,7 +80,7 @@ class ForwardPass {
   ops::Routing RouteToExperts(const LayerWeights& layer,
                               ops::ConstMatrix normed,
                               PassProfile& profile);
-  void BeginLayer(int32_t layer, PassProfile& profile);
+  void BeginLayer(int32_t layer, const TokenBatch& batch, PassProfile& profile);
   absl::Status EndLayer(int32_t layer, PassProfile& profile);
 
   void PrepareKv(const TokenBatch& batch);

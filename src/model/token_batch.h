@@ -4,6 +4,7 @@
 // through them in chunks.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -22,13 +23,16 @@ struct PathSegment {
 };
 
 struct TokenBatch {
-  std::vector<spec::TokenId> tokens;          // [row]
-  std::vector<int32_t> positions;             // [row]
-  std::vector<PathSegment> segments;          // rising row_begin, together exactly all rows
-  std::vector<ops::KvWrite> kv_writes;        // rising row; every row at least once
+  std::vector<spec::TokenId> tokens;    // [row]
+  std::vector<int32_t> positions;       // [row]
+  std::vector<PathSegment> segments;    // rising row_begin, together exactly all rows
+  std::vector<ops::KvWrite> kv_writes;  // rising row; a row whose K and V are kept has none
+  // Blocks 0 .. kept_blocks.size() - 1 are kept beyond the pass, all layers of them: K and V of
+  // block b in layer l lie at kept_blocks[b] + l * kv_block_bytes. The others last for a layer.
+  std::vector<std::byte*> kept_blocks;
   std::vector<ops::KvBlockId> ragged_blocks;  // blocks that kv_writes fills only in part
-  int32_t block_count = 0;
-  std::vector<int64_t> asked_rows;  // rising: rows whose final hidden state is wanted
+  int32_t block_count = 0;                    // of both kinds
+  std::vector<int64_t> asked_rows;            // rising: rows whose final hidden state is wanted
 
   int64_t row_count() const { return static_cast<int64_t>(tokens.size()); }
 };

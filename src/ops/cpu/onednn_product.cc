@@ -58,6 +58,13 @@ bool UsesAmx(spec::DType dtype) {
          dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx;
 }
 
+// Whether a row's sums depend on how many rows go through oneDNN with it. Found not to be so for f32
+// and for AVX512_BF16 alone; without bf16 instructions oneDNN emulates them by several kernels.
+bool NeedsFixedRows(spec::DType dtype) {
+  return dtype == spec::DType::kBf16 &&
+         dnnl::get_effective_cpu_isa() != dnnl::cpu_isa::avx512_core_bf16;
+}
+
 void StoreRow(spec::DType dtype, std::byte* target, int64_t col, float value) {
   StoreElement({.data = target, .dtype = dtype}, 0, col, value);
 }
@@ -115,8 +122,8 @@ OneDnnProduct::OneDnnProduct(spec::DType x_dtype, spec::DType weight_dtype, int 
       dtype_(weight_dtype),
       onednn_type_(weight_dtype == spec::DType::kF32 ? memory::data_type::f32
                                                      : memory::data_type::bf16),
-      uses_amx_(UsesAmx(weight_dtype)),
-      panel_columns_(uses_amx_ ? kAmxPanelColumns : kPanelColumns),
+      fixed_rows_(NeedsFixedRows(weight_dtype)),
+      panel_columns_(UsesAmx(weight_dtype) ? kAmxPanelColumns : kPanelColumns),
       engine_(dnnl::engine::kind::cpu, 0) {
   for (int worker = 0; worker < worker_count; ++worker) {
     workers_.push_back(std::make_unique<Worker>(engine_));
@@ -221,7 +228,7 @@ void OneDnnProduct::Pack(const ConstMatrix& weight,
   }
 }
 
-int64_t OneDnnProduct::CallRows(int64_t rows) const { return uses_amx_ ? kRowUnit : rows; }
+int64_t OneDnnProduct::CallRows(int64_t rows) const { return fixed_rows_ ? kRowUnit : rows; }
 
 int64_t OneDnnProduct::Gather(Worker& worker,
                               const ProductInput& input,

@@ -111,9 +111,10 @@ class OneDnnProduct {
   // Outputs of a full panel, and columns of this one: a gated panel has two halves of equal width.
   int64_t PanelOutputs(bool gated) const;
   int64_t ColumnsOf(int64_t panel, int64_t out_dim, bool gated) const;
-  // Rows of each call to oneDNN for a block of `rows` rows. With AMX always the same number (the
-  // last call may multiply rows that nobody reads): oneDNN picks its kernel and cuts the sums by
-  // the number of rows, and there the results differ in their last bits.
+  // Rows of each call to oneDNN for a block of `rows` rows. With AMX, and in bf16 without bf16
+  // instructions, always the same number (the last call may multiply rows that nobody reads):
+  // oneDNN picks its kernel and cuts the sums by the number of rows, and there the results differ
+  // in their last bits.
   int64_t CallRows(int64_t rows) const;
   // Puts the rows that oneDNN cannot read where they are into worker.rows, at their index, side by
   // side and in dtype_. Returns how many it can: those of the first calls.
@@ -132,7 +133,7 @@ class OneDnnProduct {
   const spec::DType x_dtype_;
   const spec::DType dtype_;  // of the weights, and of x as oneDNN sees it
   const dnnl::memory::data_type onednn_type_;
-  const bool uses_amx_;
+  const bool fixed_rows_;
   const int64_t panel_columns_;
   const dnnl::engine engine_;
   mutable std::mutex mutex_;
