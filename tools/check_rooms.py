@@ -30,7 +30,8 @@ TIERS = {
     "engine": 5,
     "scheduler": 6,
     "gateway": 6,
-    "apps": 7,
+    "planner": 7,
+    "apps": 8,
 }
 
 # Headers that start with the first part may be included only below these paths of src/.

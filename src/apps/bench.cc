@@ -1,6 +1,8 @@
 #include "apps/bench.h"
 
+#include "apps/bench_cache.h"
 #include "apps/bench_fabric.h"
+#include "apps/bench_flops.h"
 #include "apps/bench_forward.h"
 #include "apps/bench_ranks.h"
 #include "apps/bench_sharing.h"
@@ -13,7 +15,9 @@ namespace zp::apps {
 void AddBenchCommand(CLI::App& app) {
   CLI::App* bench = app.add_subcommand("bench", "Measure this machine and this build");
   bench->require_subcommand(1);
+  AddBenchCacheCommand(*bench);
   AddBenchFabricCommand(*bench);
+  AddBenchFlopsCommand(*bench);
   AddBenchForwardCommand(*bench);
   AddBenchRanksCommand(*bench);
   AddBenchSharingCommand(*bench);

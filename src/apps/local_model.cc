@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <random>
 #include <utility>
 
 #include "apps/command.h"
@@ -59,6 +60,12 @@ absl::StatusOr<int64_t> PrefixCacheBytes(const LocalModelOptions& options) {
   return bytes;
 }
 
+// Of the names of prefixes: who does not know it cannot aim for a collision.
+uint64_t RandomKey() {
+  std::random_device random;
+  return (uint64_t{random()} << 32) | random();
+}
+
 }  // namespace
 
 void AddLocalModelFlags(CLI::App& command, LocalModelOptions& options) {
@@ -92,6 +99,12 @@ void AddLocalModelFlags(CLI::App& command, LocalModelOptions& options) {
       .add_option("--prefix-cache-quota",
                   options.prefix_cache_quota,
                   "Fraction of the prefix cache that requests of one cache_salt may take")
+      ->capture_default_str();
+  command
+      .add_option("--routing",
+                  options.routing_policy,
+                  "How works find their rank; the others are there to be compared with")
+      ->check(CLI::IsMember(routing::PolicyNames()))
       ->capture_default_str();
   command.add_option("--trace",
                      options.trace_path,
@@ -187,7 +200,14 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
   }
   ZP_ASSIGN_OR_RETURN(const int64_t prefix_cache_bytes, PrefixCacheBytes(options));
   const std::vector<std::vector<int>> cpus_of_rank = SplitCores(options);
-  std::vector<scheduler::Scheduler*> schedulers;
+  ZP_ASSIGN_OR_RETURN(std::unique_ptr<routing::RoutingPolicy> policy,
+                      routing::MakePolicy(options.routing_policy));
+  const uint64_t block_key = RandomKey();
+  router_ = std::make_unique<routing::WorkRouter>(
+      host_model_->spec(),
+      routing::RouterOptions{.block_key = block_key,
+                             .admission = {.max_backlog_seconds = options.max_backlog_seconds}},
+      std::move(policy));
   for (int32_t rank = 0; rank < options.rank_count; ++rank) {
     const std::vector<int>& cpus = cpus_of_rank[rank];
     ZP_ASSIGN_OR_RETURN(
@@ -202,19 +222,23 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
                                 .block_key = block_key}));
     scheduler::SchedulerOptions scheduler_options = options.scheduler;
     scheduler_options.rank = rank;
-    schedulers.push_back(schedulers_
-                             .emplace_back(std::make_unique<scheduler::Scheduler>(
-                                 *engines_.back(), scheduler_options))
-                             .get());
+    scheduler_options.on_report = [this, rank](const protocol::RankReport& report) {
+      router_->OnReport(rank, report);
+    };
+    schedulers_.push_back(
+        std::make_unique<scheduler::Scheduler>(*engines_.back(), scheduler_options));
+    ZP_RETURN_IF_ERROR(router_->AddRank(rank, *schedulers_.back()));
   }
-  rank_group_ = std::make_unique<scheduler::RankGroup>(std::move(schedulers));
   return absl::OkStatus();
 }
 
 LocalModel::~LocalModel() {
   service_.reset();
-  rank_group_.reset();
+  for (int32_t rank = 0; rank < std::ssize(schedulers_); ++rank) {
+    router_->RemoveRank(rank);  // so that none sends its queue to another that is gone
+  }
   schedulers_.clear();
+  router_.reset();
   seat_.reset();
   engines_.clear();
   if (trace_ != nullptr) {
@@ -240,7 +264,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(const LocalModelOpt
       gateway::ServedModel::Load(options.directory, NameOf(options), *model->tokenizer_, spec));
   model->served_model_ = std::make_unique<gateway::ServedModel>(std::move(served_model));
   model->service_ = std::make_unique<gateway::Service>(
-      *model->served_model_, *model->rank_group_, gateway::ServiceOptions{});
+      *model->served_model_, *model->router_, gateway::ServiceOptions{});
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   base::log::info("loaded {} in {:.1f} s: {}, {} parameters, {} active, {} kernels",
                   model->served_model_->name(),

@@ -14,7 +14,7 @@
 #include "engine/host_model.h"
 #include "gateway/served_model.h"
 #include "gateway/service.h"
-#include "scheduler/rank_group.h"
+#include "routing/work_router.h"
 #include "scheduler/scheduler.h"
 #include "text/tokenizer.h"
 
@@ -33,6 +33,9 @@ struct LocalModelOptions {
   std::string trace_path;  // empty: no trace
   ClusterOptions cluster;  // of hosts that share the experts
   scheduler::SchedulerOptions scheduler;
+  std::string routing_policy = "full";
+  // A work that would be answered later than that is refused; see routing::AdmissionOptions.
+  double max_backlog_seconds = 1e9;
 };
 
 // --model, --dtype, --threads, ... on a subcommand.
@@ -46,7 +49,7 @@ class LocalModel {
   ~LocalModel();
 
   gateway::Service& service() { return *service_; }
-  protocol::WorkSink& sink() { return *rank_group_; }
+  protocol::WorkSink& sink() { return *router_; }
   const gateway::ServedModel& served_model() const { return *served_model_; }
   const engine::Engine& engine() const { return *engines_.front(); }
 
@@ -67,8 +70,8 @@ class LocalModel {
   std::vector<std::unique_ptr<engine::Engine>> engines_;  // [rank]
   std::unique_ptr<ClusterSeat> seat_;                     // null: this host is alone
   std::unique_ptr<gateway::ServedModel> served_model_;
+  std::unique_ptr<routing::WorkRouter> router_;                    // over the ranks
   std::vector<std::unique_ptr<scheduler::Scheduler>> schedulers_;  // [rank]
-  std::unique_ptr<scheduler::RankGroup> rank_group_;
   std::unique_ptr<gateway::Service> service_;
 };
 

@@ -1,48 +1,14 @@
 #include "apps/request_lines.h"
 
-#include <cstdio>
-#include <fstream>
-#include <iostream>
-#include <memory>
 #include <utility>
 
-#include "apps/child_process.h"
+#include "apps/file_lines.h"
 #include "boost/json.hpp"
-#include "fmt/format.h"
 
 namespace zp::apps {
 namespace {
 
 namespace json = boost::json;
-
-using TakeLine = std::function<absl::Status(const std::string& line)>;
-
-absl::Status ForEachLine(std::istream& lines, const TakeLine& take) {
-  for (std::string line; std::getline(lines, line);) {
-    ZP_RETURN_IF_ERROR(take(line));
-  }
-  return absl::OkStatus();
-}
-
-// A stream of what a program prints: the file is never whole in memory.
-absl::Status ForEachUnpackedLine(const std::string& path, const TakeLine& take) {
-  constexpr std::chrono::seconds kPatience(60);
-  if (!std::ifstream(path)) {
-    return absl::NotFoundError("cannot be read");
-  }
-  ZP_ASSIGN_OR_RETURN(const std::unique_ptr<ChildProcess> unpacker,
-                      ChildProcess::Start({"xz", "-dc", "--", path}));
-  while (true) {
-    const absl::StatusOr<std::string> line = unpacker->ReadLine(kPatience);
-    if (absl::IsUnavailable(line.status())) {  // the end
-      return unpacker->AwaitEnd() == 0
-                 ? absl::OkStatus()
-                 : absl::DataLossError("xz cannot unpack it (see standard error)");
-    }
-    ZP_RETURN_IF_ERROR(line.status());
-    ZP_RETURN_IF_ERROR(take(*line));
-  }
-}
 
 }  // namespace
 
@@ -76,27 +42,10 @@ absl::StatusOr<RequestLine> ParseRequestLine(const std::string& line) {
 
 absl::Status ForEachRequestLine(const std::string& path,
                                 const std::function<absl::Status(RequestLine)>& take) {
-  int64_t line_number = 0;
-  const TakeLine take_line = [&](const std::string& line) -> absl::Status {
-    ++line_number;
+  return ForEachLine(path, [&](const std::string& line) -> absl::Status {
     ZP_ASSIGN_OR_RETURN(RequestLine request, ParseRequestLine(line));
     return take(std::move(request));
-  };
-  absl::Status status;
-  if (path == "-") {
-    status = ForEachLine(std::cin, take_line);
-  } else if (path.ends_with(".xz")) {
-    status = ForEachUnpackedLine(path, take_line);
-  } else if (std::ifstream file(path); file) {
-    status = ForEachLine(file, take_line);
-  } else {
-    status = absl::NotFoundError("cannot be read");
-  }
-  if (status.ok()) {
-    return status;
-  }
-  const std::string place = line_number > 0 ? fmt::format("{}, line {}", path, line_number) : path;
-  return absl::Status(status.code(), fmt::format("{}: {}", place, std::string(status.message())));
+  });
 }
 
 }  // namespace zp::apps

@@ -24,8 +24,7 @@ struct RequestLine {
 
 absl::StatusOr<RequestLine> ParseRequestLine(const std::string& line);
 
-// Gives every line of a file to `take`. "-" is standard input; a name that ends in .xz goes through
-// the program xz. Errors: those of `take`, with file and line number before them; NotFound.
+// Gives every request of a file to `take`. `path` and errors: ForEachLine (file_lines.h).
 absl::Status ForEachRequestLine(const std::string& path,
                                 const std::function<absl::Status(RequestLine)>& take);
 

@@ -104,6 +104,13 @@ absl::Status Serve(const ServeOptions& options) {
 // What both roles of a serving process have.
 void AddServingFlags(CLI::App& command, ServeOptions& options) {
   AddLocalModelFlags(command, options.model);
+  options.model.max_backlog_seconds = 120;
+  command
+      .add_option("--max-backlog-seconds",
+                  options.model.max_backlog_seconds,
+                  "Requests that would be answered later than that get 429")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command.add_option("--host", options.http.host, "Address to listen on")->capture_default_str();
   command.add_option("--port", options.http.port, "0 picks a free one")->capture_default_str();
   command

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "absl/container/flat_hash_set.h"
 #include "spec/flops.h"
 
 namespace zp::protocol {
@@ -43,26 +42,35 @@ int32_t SkippableTokens(const Sequence& sequence, int32_t held_tokens) {
 WorkCost CostOf(const spec::ModelSpec& spec,
                 const Work& work,
                 std::span<const int32_t> cached_tokens) {
-  const BlockHasher hasher(/*key=*/0);
-  absl::flat_hash_set<BlockHash> seen;
+  return PassCost(spec).Add(work, cached_tokens);
+}
+
+WorkCost CostFrom(const spec::ModelSpec& spec, const Work& work, std::span<const int32_t> begins) {
   spec::PassShape shape;
   for (size_t i = 0; i < work.sequences.size(); ++i) {
     const Sequence& sequence = work.sequences[i];
-    int32_t shared_tokens = 0;
-    if (work.sequences.size() > 1) {
-      for (const BlockHash& block : hasher.Chain(work.cache_salt, sequence.tokens)) {
-        shared_tokens += seen.insert(block).second ? 0 : kBlockTokens;
-      }
-    }
-    const int32_t held_tokens =
-        cached_tokens.empty() ? 0 : SkippableTokens(sequence, cached_tokens[i]);
-    const int64_t begin = std::max(shared_tokens, held_tokens);
-    const auto length = static_cast<int64_t>(sequence.tokens.size());
-    shape.token_count += length - begin;
-    shape.attention_flops += spec::AttentionFlops(spec, length - begin, begin);
+    const auto count = static_cast<int64_t>(sequence.tokens.size()) - begins[i];
+    shape.token_count += count;
+    shape.attention_flops += spec::AttentionFlops(spec, count, begins[i]);
     AddAsked(spec, sequence, shape);
   }
   return {.tokens = shape.token_count, .flops = spec::PassFlops(spec, shape)};
+}
+
+WorkCost PassCost::Add(const Work& work, std::span<const int32_t> cached_tokens) {
+  const BlockHasher hasher(/*key=*/0);
+  std::vector<int32_t> begins;
+  for (size_t i = 0; i < work.sequences.size(); ++i) {
+    const Sequence& sequence = work.sequences[i];
+    int32_t shared_tokens = 0;
+    for (const BlockHash& block : hasher.Chain(work.cache_salt, sequence.tokens)) {
+      shared_tokens += seen_.insert(block).second ? 0 : kBlockTokens;
+    }
+    const int32_t held_tokens =
+        cached_tokens.empty() ? 0 : SkippableTokens(sequence, cached_tokens[i]);
+    begins.push_back(std::max(shared_tokens, held_tokens));
+  }
+  return CostFrom(spec_, work, begins);
 }
 
 }  // namespace zp::protocol

@@ -1,11 +1,12 @@
 // What a work will cost a rank: the one estimate that routing, admission and the scheduler use.
 //
-// Thread safety: pure function.
+// Thread safety: pure functions; a PassCost is one thread's.
 #pragma once
 
 #include <cstdint>
 #include <span>
 
+#include "absl/container/flat_hash_set.h"
 #include "protocol/block_chain.h"
 #include "protocol/work.h"
 #include "spec/model_spec.h"
@@ -24,6 +25,24 @@ struct WorkCost {
 WorkCost CostOf(const spec::ModelSpec& spec,
                 const Work& work,
                 std::span<const int32_t> cached_tokens = {});
+
+// Where sequence i is computed from begins[i] on, whatever the reason; [sequences].
+WorkCost CostFrom(const spec::ModelSpec& spec, const Work& work, std::span<const int32_t> begins);
+
+// What works cost that go through one pass together: what they have in common at their beginning,
+// in whole blocks, costs the first that brings it.
+class PassCost {
+ public:
+  // `spec` must outlive this.
+  explicit PassCost(const spec::ModelSpec& spec) : spec_(spec) {}
+
+  // What `work` adds. Parameters: CostOf.
+  WorkCost Add(const Work& work, std::span<const int32_t> cached_tokens = {});
+
+ private:
+  const spec::ModelSpec& spec_;
+  absl::flat_hash_set<BlockHash> seen_;
+};
 
 // How many of the first `held_tokens` tokens of `sequence` a rank that holds them need not compute:
 // whole blocks, up to the first position whose hidden state is wanted.

@@ -53,6 +53,17 @@ TEST(WorkCost, SequencesOfAWorkShareTheirPrefixInWholeBlocks) {
   EXPECT_EQ(CostOf(Spec(), work).tokens, 100 + 90 - 16);
 }
 
+TEST(WorkCost, WorksOfAPassShareTheirPrefixInWholeBlocks) {
+  const spec::ModelSpec spec = Spec();
+  const Work one{.request_id = "a", .sequences = {Rising(100)}};
+  const Work two{.request_id = "b", .sequences = {Rising(90)}};
+  PassCost pass(spec);
+  EXPECT_EQ(pass.Add(one).tokens, 100);
+  EXPECT_EQ(pass.Add(two).tokens, 10);
+  const std::vector<int32_t> held = {88};
+  EXPECT_EQ(pass.Add(two, held).tokens, 10);
+}
+
 TEST(WorkCost, HeldTokensAreNotComputed) {
   const Work work{.request_id = "a", .sequences = {Rising(100)}};
   const std::vector<int32_t> held = {64};

@@ -1,0 +1,359 @@
+#include "apps/bench_routing.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "apps/bench_prompts.h"
+#include "apps/command.h"
+#include "apps/routing_ranks.h"
+#include "apps/trace_files.h"
+#include "base/units.h"
+#include "boost/json.hpp"
+#include "fmt/format.h"
+#include "planner/trace.h"
+#include "planner/virtual_cluster.h"
+#include "routing/routing_policy.h"
+#include "spec/model_shapes.h"
+#include "text/tokenizer.h"
+
+namespace zp::apps {
+namespace {
+
+namespace json = boost::json;
+
+struct RoutingOptions {
+  int32_t ranks = 2;
+  bool is_virtual = false;
+  std::vector<std::string> traces = {
+      "few-shot", "documents", "rerank", "conversation", "uneven", "long-tail"};
+  std::vector<std::string> policies = routing::PolicyNames();
+  std::string tokenizer;
+  std::string shape = "qwen3-30b-a3b";
+  int32_t layers = 0;  // 0: all of them, and 2 of real ranks
+  std::string dtype = "bf16";
+  std::string machine = "h100-nvlink";
+  std::string cache;  // per rank
+  int32_t requests = 0;
+  int32_t in_flight_per_rank = 0;
+  double load = 0.8;
+  int64_t max_batch_tokens = 0;
+  int64_t max_hold_ms = 0;
+  int rounds = 0;
+  uint64_t seed = 1;
+  bool json = false;
+};
+
+// A trace through one policy.
+struct PolicyRuns {
+  std::string policy;
+  std::vector<planner::ReplayResult> saturated = {};  // [round]
+  std::vector<planner::ReplayResult> steady = {};     // [round]
+};
+
+using Replay = std::function<absl::StatusOr<planner::ReplayResult>(
+    const planner::Trace&, const planner::ReplayPace&, std::unique_ptr<routing::RoutingPolicy>)>;
+
+// The smallest value that so many of them do not exceed. REQUIRES: not empty.
+double Quantile(std::vector<double> values, double fraction) {
+  const auto rank = static_cast<size_t>(std::ceil(fraction * static_cast<double>(values.size())));
+  const size_t index = std::clamp<size_t>(rank, 1, values.size()) - 1;
+  std::ranges::nth_element(values, values.begin() + static_cast<int64_t>(index));
+  return values[index];
+}
+
+double MedianOf(const std::vector<planner::ReplayResult>& rounds,
+                const std::function<double(const planner::ReplayResult&)>& number) {
+  std::vector<double> numbers;
+  std::ranges::transform(rounds, std::back_inserter(numbers), number);
+  return Median(numbers);
+}
+
+double Throughput(const PolicyRuns& runs) {
+  return MedianOf(runs.saturated, [](const auto& result) { return result.tokens_per_s(); });
+}
+
+class RoutingBench {
+ public:
+  explicit RoutingBench(RoutingOptions options) : options_(std::move(options)) {}
+
+  absl::Status Run() {
+    ZP_RETURN_IF_ERROR(SetUp());
+    for (const std::string& name : options_.traces) {
+      ZP_ASSIGN_OR_RETURN(const planner::Trace trace, FindTrace(name));
+      ZP_RETURN_IF_ERROR(RunTrace(trace));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status SetUp() {
+    for (const std::string& policy : options_.policies) {
+      ZP_RETURN_IF_ERROR(routing::MakePolicy(policy).status());
+    }
+    ZP_ASSIGN_OR_RETURN(spec_, spec::FindModelShape(options_.shape));
+    const int32_t layers = options_.layers > 0   ? options_.layers
+                           : options_.is_virtual ? spec_.layer_count
+                                                 : 2;
+    if (layers > spec_.layer_count) {
+      return absl::InvalidArgumentError(
+          fmt::format("--layers is {}; this shape has {}", layers, spec_.layer_count));
+    }
+    spec_ = spec::WithLayerCount(spec_, layers);
+    return options_.is_virtual ? SetUpVirtual() : SetUpReal();
+  }
+
+  absl::StatusOr<int64_t> CacheBytes(int64_t otherwise) const {
+    return options_.cache.empty() ? otherwise : base::ParseBytes(options_.cache);
+  }
+
+  absl::Status SetUpVirtual() {
+    ZP_ASSIGN_OR_RETURN(planner::MachineModel machine, planner::FindMachine(options_.machine));
+    ZP_ASSIGN_OR_RETURN(machine.cache_bytes, CacheBytes(machine.cache_bytes));
+    planner::VirtualClusterOptions cluster = {.ranks = options_.ranks};
+    cluster.rank.cache_bytes = machine.cache_bytes;
+    cluster.rank.queue.max_batch_tokens =
+        options_.max_batch_tokens > 0 ? options_.max_batch_tokens : 32'768;
+    cluster.rank.queue.max_hold = std::chrono::milliseconds(options_.max_hold_ms);
+    replay_ = [this, machine, cluster](const auto& trace, const auto& pace, auto policy) {
+      return planner::ReplayVirtually(trace, pace, spec_, machine, cluster, std::move(policy));
+    };
+    return absl::OkStatus();
+  }
+
+  absl::Status SetUpReal() {
+    RoutingRanksOptions ranks = {.ranks = options_.ranks,
+                                 .spec = spec_,
+                                 .max_hold = std::chrono::milliseconds(options_.max_hold_ms)};
+    ZP_ASSIGN_OR_RETURN(ranks.dtype, ParseDType(options_.dtype));
+    ZP_ASSIGN_OR_RETURN(ranks.cache_bytes, CacheBytes(int64_t{256} << 20));
+    if (options_.max_batch_tokens > 0) {
+      ranks.max_batch_tokens = options_.max_batch_tokens;
+    }
+    ZP_ASSIGN_OR_RETURN(real_ranks_, RoutingRanks::Load(ranks));
+    replay_ = [this](const auto& trace, const auto& pace, auto policy) {
+      return real_ranks_->Replay(trace, pace, std::move(policy));
+    };
+    return absl::OkStatus();
+  }
+
+  // A name of GenerateTrace, NAME=FILE or FILE.
+  absl::StatusOr<planner::Trace> FindTrace(const std::string& name) {
+    const int32_t requests = options_.requests > 0 ? options_.requests
+                             : options_.is_virtual ? 500 * options_.ranks
+                                                   : 200 * options_.ranks;
+    const size_t equals = name.find('=');
+    const bool is_file = equals != std::string::npos || name.find('.') != std::string::npos;
+    if (!is_file) {
+      return planner::GenerateTrace(name, requests, options_.seed);
+    }
+    const std::string path = equals == std::string::npos ? name : name.substr(equals + 1);
+    const std::string title = equals == std::string::npos
+                                  ? std::filesystem::path(path).filename().string()
+                                  : name.substr(0, equals);
+    if (tokenizer_ == nullptr && !options_.tokenizer.empty()) {
+      ZP_ASSIGN_OR_RETURN(tokenizer_, text::Tokenizer::Load(options_.tokenizer));
+    }
+    ZP_ASSIGN_OR_RETURN(planner::Trace trace, ReadTrace(title, path, tokenizer_.get()));
+    if (options_.requests > 0 && trace.requests.size() > static_cast<size_t>(requests)) {
+      trace.requests.resize(requests);
+    }
+    return trace;
+  }
+
+  absl::Status RunTrace(const planner::Trace& trace) {
+    std::vector<PolicyRuns> all;
+    for (const std::string& policy : options_.policies) {
+      all.push_back({.policy = policy});
+    }
+    const int rounds = options_.rounds > 0 ? options_.rounds : options_.is_virtual ? 1 : 5;
+    const int32_t in_flight =
+        options_.ranks * (options_.in_flight_per_rank > 0 ? options_.in_flight_per_rank
+                          : options_.is_virtual           ? 64
+                                                          : 16);
+    for (int round = 0; round < rounds; ++round) {
+      for (PolicyRuns& runs : all) {
+        ZP_ASSIGN_OR_RETURN(runs.saturated.emplace_back(),
+                            RunOnce(trace, {.requests_in_flight = in_flight}, runs.policy));
+      }
+    }
+    // The same arrivals for all: those that the best of them could just bear, times the load.
+    double best_seconds = 1e300;
+    for (const PolicyRuns& runs : all) {
+      best_seconds =
+          std::min(best_seconds,
+                   MedianOf(runs.saturated, [](const auto& result) { return result.seconds; }));
+    }
+    const double trace_seconds = std::max(trace.requests.back().arrival_s, 1e-9);
+    const planner::ReplayPace steady = {.time_scale = best_seconds / options_.load / trace_seconds};
+    for (int round = 0; round < rounds && options_.load > 0; ++round) {
+      for (PolicyRuns& runs : all) {
+        ZP_ASSIGN_OR_RETURN(runs.steady.emplace_back(), RunOnce(trace, steady, runs.policy));
+      }
+    }
+    for (const PolicyRuns& runs : all) {
+      Print(trace, runs, all);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<planner::ReplayResult> RunOnce(const planner::Trace& trace,
+                                                const planner::ReplayPace& pace,
+                                                const std::string& name) {
+    ZP_ASSIGN_OR_RETURN(std::unique_ptr<routing::RoutingPolicy> policy, routing::MakePolicy(name));
+    const auto begin = std::chrono::steady_clock::now();
+    ZP_ASSIGN_OR_RETURN(planner::ReplayResult result, replay_(trace, pace, std::move(policy)));
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+    fmt::print(stderr,
+               "routing: {} by {}, {}: {:.0f} tokens/s ({:.1f} s)\n",
+               trace.name,
+               name,
+               pace.requests_in_flight > 0 ? "saturated" : "steady",
+               result.tokens_per_s(),
+               took.count());
+    return result;
+  }
+
+  void Print(const planner::Trace& trace,
+             const PolicyRuns& runs,
+             const std::vector<PolicyRuns>& all) const {
+    const auto milliseconds = [&](double fraction) {
+      return runs.steady.empty() ? 0 : 1e3 * MedianOf(runs.steady, [&](const auto& result) {
+                                         return Quantile(result.latency_s, fraction);
+                                       });
+    };
+    std::vector<double> speeds;
+    for (const planner::ReplayResult& result : runs.saturated) {
+      speeds.push_back(result.tokens_per_s());
+    }
+    const auto [slowest, fastest] = std::ranges::minmax(speeds);
+    const planner::ReplayResult& first = runs.saturated.front();
+    json::object line = {
+        {"bench", "routing"},
+        {"mode", options_.is_virtual ? "virtual" : "real"},
+        {"trace", trace.name},
+        {"policy", runs.policy},
+        {"ranks", options_.ranks},
+        {"requests", trace.requests.size()},
+        {"asked_tokens", first.asked_tokens},
+        {"tokens_per_s", Median(speeds)},
+        {"tokens_per_s_range", {slowest, fastest}},
+        {"load", options_.load},
+        {"p50_ms", milliseconds(0.5)},
+        {"p99_ms", milliseconds(0.99)},
+        {"redundancy", MedianOf(runs.saturated, [](const auto& r) { return r.redundancy(); })},
+        {"hit_rate", MedianOf(runs.saturated, [](const auto& r) { return r.hit_rate(); })},
+        {"ideal_hit_rate", planner::IdealHitRate(trace)}};
+    for (const PolicyRuns& other : all) {
+      if (runs.policy == "full" && other.policy != "full") {
+        line["over_" + other.policy] = Throughput(runs) / Throughput(other);
+      }
+    }
+    if (options_.is_virtual) {
+      line["machine"] = options_.machine;
+      line["utilisation"] = first.busy_seconds / first.seconds / options_.ranks;
+      line["exposed_wait_fraction"] = first.exposed_wait_seconds / first.busy_seconds;
+    } else {
+      line["kernels"] = real_ranks_->kernels_name();
+      line["rounds"] = runs.saturated.size();
+    }
+    if (options_.json) {
+      fmt::print("{}\n", json::serialize(line));
+    } else {
+      fmt::print(
+          "{:<14} {:<15} {:>12.0f} tokens/s  p50 {:>8.1f} ms  p99 {:>9.1f} ms  redundancy "
+          "{:.3f}  hit rate {:.3f}\n",
+          trace.name,
+          runs.policy,
+          Median(speeds),
+          milliseconds(0.5),
+          milliseconds(0.99),
+          line["redundancy"].as_double(),
+          line["hit_rate"].as_double());
+    }
+    std::fflush(stdout);
+  }
+
+  const RoutingOptions options_;
+  spec::ModelSpec spec_;
+  Replay replay_;
+  std::unique_ptr<RoutingRanks> real_ranks_;
+  std::unique_ptr<text::Tokenizer> tokenizer_;
+};
+
+}  // namespace
+
+void AddBenchRoutingCommand(CLI::App& bench) {
+  CLI::App* command = bench.add_subcommand(
+      "routing",
+      "Routing policies on the same trace: throughput with many requests in flight, then latency "
+      "at a share of what the best policy bears");
+  const auto options = std::make_shared<RoutingOptions>();
+  command->add_option("--ranks", options->ranks, "Ranks that the work is spread over")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command->add_flag("--virtual",
+                    options->is_virtual,
+                    "Ranks of --machine in virtual time instead of engines of this process");
+  command
+      ->add_option("--trace,--traces",
+                   options->traces,
+                   "few-shot, documents, rerank, conversation, uneven, long-tail (made from "
+                   "--seed); or NAME=FILE: an Azure or Mooncake trace or evaluation requests, also "
+                   ".xz; a bare FILE is its own name")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--policies", options->policies, "To compare")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--tokenizer", options->tokenizer, "For files of evaluation requests");
+  command->add_option("--shape", options->shape, "Named model shape; weights are random")
+      ->capture_default_str();
+  command->add_option("--layers", options->layers, "0: all of virtual ranks, 2 of real ones")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--dtype", options->dtype, "Of real ranks: bf16 or f32")
+      ->capture_default_str();
+  command->add_option("--machine", options->machine, "Of virtual ranks: h100-nvlink, h100-pcie5")
+      ->capture_default_str();
+  command->add_option("--prefix-cache",
+                      options->cache,
+                      "Of each rank, e.g. 2GiB (default: 32GiB of virtual ranks, 256MiB of real)");
+  command->add_option("--requests", options->requests, "0: 500 per virtual rank, 200 per real one")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--in-flight",
+                   options->in_flight_per_rank,
+                   "Requests per rank while throughput is taken; 0: 64, and 16 of real ranks")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--load", options->load, "Of what the best policy bears, for latency; 0: none")
+      ->check(CLI::Range(0.0, 10.0))
+      ->capture_default_str();
+  command
+      ->add_option("--max-batch-tokens",
+                   options->max_batch_tokens,
+                   "0: 32768 of virtual ranks, 16384 of real ones")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--max-hold-ms", options->max_hold_ms, "As serve's")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--rounds", options->rounds, "0: 1 in virtual time, 5 interleaved in real")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--seed", options->seed, "Of the traces that are made")
+      ->capture_default_str();
+  command->add_flag("--json", options->json, "One JSON line per trace and policy");
+  command->callback([options] { ExitOnError(RoutingBench(*options).Run()); });
+}
+
+}  // namespace zp::apps

@@ -1,0 +1,41 @@
+// What a replay of a trace is told and what it tells, whether its ranks are real or virtual.
+//
+// Thread safety: values.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace zp::planner {
+
+// How requests are let in.
+struct ReplayPace {
+  // Keep so many requests in flight, as clients of a data set do: shows throughput. 0: by arrival.
+  int32_t requests_in_flight = 0;
+  // Seconds of the replay per second of the trace, by arrival: shows latency.
+  double time_scale = 1;
+};
+
+struct ReplayResult {
+  double seconds = 0;  // from the first arrival to the last answer
+  int64_t asked_tokens = 0;
+  int64_t computed_tokens = 0;
+  int64_t cached_tokens = 0;
+  int64_t distinct_tokens = 0;  // of all prompts, whole blocks that are alike counted once
+  double computed_flops = 0;
+  double busy_seconds = 0;          // of all ranks
+  double exposed_wait_seconds = 0;  // of all ranks
+  int32_t pass_count = 0;
+  std::vector<double> latency_s = {};  // [request]; of those that failed 0
+
+  double tokens_per_s() const { return static_cast<double>(asked_tokens) / seconds; }
+  // 1 is perfect: nothing was computed twice, on any rank, in any pass.
+  double redundancy() const {
+    return static_cast<double>(computed_tokens) / static_cast<double>(distinct_tokens);
+  }
+  double hit_rate() const {
+    return static_cast<double>(cached_tokens) / static_cast<double>(asked_tokens);
+  }
+};
+
+}  // namespace zp::planner

@@ -1,0 +1,128 @@
+#include "planner/virtual_rank.h"
+
+#include <utility>
+
+#include "protocol/work_cost.h"
+#include "scheduler/work_parts.h"
+#include "spec/flops.h"
+
+namespace zp::planner {
+namespace {
+
+// Blocks without K and V in them: what a real one would weigh only counts for how many fit.
+constexpr size_t kPhantomLayerBytes = 64;
+
+}  // namespace
+
+struct VirtualRank::Pass {
+  scheduler::Batch batch;
+  std::unique_ptr<kvcache::PrefixCache::Pass> cached;
+  size_t sequence_count = 0;
+  FinishedPass finished;
+};
+
+absl::StatusOr<std::unique_ptr<VirtualRank>> VirtualRank::Create(
+    const spec::ModelSpec& spec, const RankModel& model, const VirtualRankOptions& options) {
+  std::unique_ptr<kvcache::PrefixCache> cache;
+  if (options.cache_bytes > 0) {
+    const int64_t block_bytes =
+        protocol::kBlockTokens * spec::KvBytesPerToken(spec, spec::DType::kBf16);
+    const spec::ModelSpec one_layer = spec::WithLayerCount(spec, 1);
+    ZP_ASSIGN_OR_RETURN(
+        cache,
+        kvcache::PrefixCache::Create(
+            one_layer,
+            {.budget_bytes = options.cache_bytes / block_bytes * int64_t{kPhantomLayerBytes},
+             .block_key = options.block_key,
+             .layer_block_bytes = kPhantomLayerBytes}));
+  }
+  return std::unique_ptr<VirtualRank>(new VirtualRank(spec, model, options, std::move(cache)));
+}
+
+VirtualRank::VirtualRank(const spec::ModelSpec& spec,
+                         const RankModel& model,
+                         const VirtualRankOptions& options,
+                         std::unique_ptr<kvcache::PrefixCache> cache)
+    : spec_(spec),
+      model_(model),
+      options_(options),
+      cache_(std::move(cache)),
+      queue_(options.queue) {
+  queue_.SetSpeed(model.flops_per_s(), model.saturation_flops());
+}
+
+void VirtualRank::Add(uint64_t id, protocol::Work work, scheduler::TimePoint now) {
+  scheduler::WaitingWork waiting = {
+      .id = id, .arrival = now, .priority = work.priority, .deadline = work.deadline};
+  WorkHere& here = works_[id];
+  protocol::PassCost cost(spec_);
+  for (scheduler::WorkPart& part :
+       scheduler::CutIntoParts(std::move(work), options_.queue.max_batch_tokens)) {
+    waiting.parts.push_back({.blocks = std::move(part.blocks), .flops = cost.Add(part.work).flops});
+    here.parts.push_back(std::move(part.work));
+  }
+  queue_.Add(std::move(waiting));
+}
+
+std::optional<double> VirtualRank::StartPass(scheduler::TimePoint now) {
+  auto pass = std::make_unique<Pass>();
+  pass->batch = queue_.Take(now);
+  if (pass->batch.works.empty()) {
+    return std::nullopt;
+  }
+  std::vector<const protocol::Work*> works;
+  std::vector<kvcache::CachedSequence> sequences;
+  for (const scheduler::TakenWork& taken : pass->batch.works) {
+    for (int32_t part = 0; part < taken.part_count; ++part) {
+      works.push_back(&works_.at(taken.id).parts[taken.first_part + part]);
+      for (const protocol::Sequence& sequence : works.back()->sequences) {
+        sequences.push_back({.sequence = &sequence, .salt = works.back()->cache_salt});
+      }
+    }
+  }
+  pass->sequence_count = sequences.size();
+  if (cache_ != nullptr) {
+    pass->cached = cache_->Begin(sequences);
+  }
+  protocol::PassCost cost(spec_);
+  FinishedPass& finished = pass->finished;
+  size_t next_sequence = 0;
+  for (const protocol::Work* work : works) {
+    std::vector<int32_t> held_tokens;
+    for (size_t i = 0; cache_ != nullptr && i < work->sequences.size(); ++i) {
+      held_tokens.push_back(pass->cached->held_count(next_sequence++) * protocol::kBlockTokens);
+    }
+    const protocol::WorkCost added = cost.Add(*work, held_tokens);
+    finished.cost.tokens += added.tokens;
+    finished.cost.flops += added.flops;
+    for (const int32_t tokens : held_tokens) {
+      finished.cached_tokens += tokens;
+    }
+  }
+  finished.seconds = model_.PassSeconds(finished.cost.flops);
+  finished.exposed_wait_seconds = model_.ExposedWaitSeconds(finished.cost.flops);
+  queue_.Prepare(now);
+  pass_ = std::move(pass);
+  return pass_->finished.seconds;
+}
+
+VirtualRank::FinishedPass VirtualRank::FinishPass() {
+  const std::unique_ptr<Pass> pass = std::move(pass_);
+  FinishedPass finished = std::move(pass->finished);
+  if (cache_ != nullptr) {
+    pass->cached->Publish(std::vector<uint8_t>(pass->sequence_count, 1));
+    pass->cached = nullptr;
+    finished.report.cache = cache_->TakeEvents();
+  }
+  finished.report.flops_per_s = model_.flops_per_s();
+  finished.report.saturation_flops = model_.saturation_flops();
+  for (const scheduler::TakenWork& taken : pass->batch.works) {
+    if (taken.is_last) {
+      finished.answered.push_back(taken.id);
+      works_.erase(taken.id);
+    }
+  }
+  return finished;
+}
+
+}  // namespace zp::planner

@@ -1,0 +1,73 @@
+// One rank in virtual time: the real queue, the real prefix cache, and instead of an engine the
+// time that its passes would take.
+//
+// Thread safety: none. Ownership: the rank owns the works it is given until it returns them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "kvcache/prefix_cache.h"
+#include "planner/rank_model.h"
+#include "protocol/rank_report.h"
+#include "protocol/work.h"
+#include "scheduler/batch_queue.h"
+
+namespace zp::planner {
+
+struct VirtualRankOptions {
+  scheduler::BatchQueueOptions queue;
+  int64_t cache_bytes = 0;
+  uint64_t block_key = 0;
+};
+
+class VirtualRank {
+ public:
+  // `spec` and `model` must outlive the rank.
+  static absl::StatusOr<std::unique_ptr<VirtualRank>> Create(const spec::ModelSpec& spec,
+                                                             const RankModel& model,
+                                                             const VirtualRankOptions& options);
+
+  // `id`: the caller's, unique among the works here.
+  void Add(uint64_t id, protocol::Work work, scheduler::TimePoint now);
+
+  bool is_running() const { return pass_ != nullptr; }
+  // When the next pass wants to start; nullopt: nothing waits. Not while one runs.
+  std::optional<scheduler::TimePoint> StartTime() const { return queue_.StartTime(); }
+  // Starts a pass; its seconds, or nullopt if the queue wants to wait.
+  std::optional<double> StartPass(scheduler::TimePoint now);
+
+  struct FinishedPass {
+    std::vector<uint64_t> answered;  // works of which nothing is left
+    protocol::RankReport report;
+    protocol::WorkCost cost;
+    int64_t cached_tokens = 0;
+    double seconds = 0;
+    double exposed_wait_seconds = 0;
+  };
+  FinishedPass FinishPass();
+
+ private:
+  struct WorkHere {
+    std::vector<protocol::Work> parts;
+  };
+  struct Pass;
+
+  VirtualRank(const spec::ModelSpec& spec,
+              const RankModel& model,
+              const VirtualRankOptions& options,
+              std::unique_ptr<kvcache::PrefixCache> cache);
+
+  const spec::ModelSpec& spec_;
+  const RankModel& model_;
+  const VirtualRankOptions options_;
+  std::unique_ptr<kvcache::PrefixCache> cache_;  // null: none
+  scheduler::BatchQueue queue_;
+  absl::flat_hash_map<uint64_t, WorkHere> works_;
+  std::unique_ptr<Pass> pass_;
+};
+
+}  // namespace zp::planner

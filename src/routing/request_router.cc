@@ -1,0 +1,191 @@
+#include "routing/request_router.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "fmt/format.h"
+
+namespace zp::routing {
+namespace {
+
+// Rendezvous hashing: each prefix orders the ranks in its own way, the same at every gateway.
+uint64_t TieBreak(const protocol::BlockHash& affinity, RankId rank) {
+  const struct {
+    protocol::BlockHash affinity;
+    uint64_t rank;
+  } key = {affinity, static_cast<uint64_t>(rank)};
+  return base::KeyedHash(/*key=*/0, std::as_bytes(std::span(&key, 1))).low;
+}
+
+}  // namespace
+
+Placement& Placement::operator=(Placement&& other) noexcept {
+  if (this != &other) {
+    Release();
+    router_ = other.router_;
+    rank_ = other.rank_;
+    slot_ = other.slot_;
+    reason_ = other.reason_;
+    flops_ = other.flops_;
+    held_tokens_ = other.held_tokens_;
+    reservation_ = std::move(other.reservation_);
+    expected_ = std::exchange(other.expected_, {});
+  }
+  return *this;
+}
+
+// What was moved from has neither.
+void Placement::Release() {
+  if (!expected_.empty()) {
+    router_->DropExpected(slot_, expected_);
+    expected_.clear();
+  }
+  reservation_.Release();  // last: then the slot may go to another rank
+}
+
+RequestRouter::RequestRouter(const spec::ModelSpec& spec,
+                             const RouterOptions& options,
+                             std::unique_ptr<RoutingPolicy> policy)
+    : options_(options),
+      spec_(spec),
+      hasher_(options.block_key),
+      price_(spec),
+      policy_(std::move(policy)),
+      saturation_(options.saturation) {}
+
+absl::Status RequestRouter::AddRank(RankId rank) {
+  const std::lock_guard lock(mutex_);
+  if (slots_.contains(rank)) {
+    return absl::AlreadyExistsError(fmt::format("rank {} is there already", rank));
+  }
+  const RankSlot slot = FreeSlot();
+  if (slot == kMaxRanks) {
+    return absl::ResourceExhaustedError(fmt::format("there are {} ranks already", kMaxRanks));
+  }
+  seats_[slot] = {.rank = rank, .is_taken = true};
+  slots_[rank] = slot;
+  return absl::OkStatus();
+}
+
+// kMaxRanks if there is none.
+RankSlot RequestRouter::FreeSlot() {
+  for (RankSlot slot = 0; slot < std::ssize(seats_); ++slot) {
+    if (!seats_[slot].is_taken && ledger_.outstanding(slot).requests == 0) {
+      return slot;
+    }
+  }
+  if (seats_.size() < kMaxRanks) {
+    seats_.emplace_back();
+    return static_cast<RankSlot>(seats_.size()) - 1;
+  }
+  return kMaxRanks;
+}
+
+void RequestRouter::RemoveRank(RankId rank) {
+  const std::lock_guard lock(mutex_);
+  const auto found = slots_.find(rank);
+  if (found == slots_.end()) {
+    return;
+  }
+  const RankSlot slot = found->second;
+  slots_.erase(found);
+  seats_[slot].is_taken = false;
+  index_.Clear(slot);
+  saturation_.Forget(slot);
+}
+
+void RequestRouter::OnReport(RankId rank, const protocol::RankReport& report) {
+  const std::lock_guard lock(mutex_);
+  if (const auto found = slots_.find(rank); found != slots_.end()) {
+    saturation_.OnReport(found->second, report);
+    index_.Apply(found->second, report.cache);
+  }
+}
+
+WorkProfile RequestRouter::Profile(const protocol::Work& work) const {
+  return ProfileOf(spec_, hasher_, work);
+}
+
+absl::StatusOr<Placement> RequestRouter::Decide(const WorkProfile& work,
+                                                std::chrono::steady_clock::time_point now,
+                                                const DecideOptions& options) {
+  const std::lock_guard lock(mutex_);
+  LookAtRanks(work, options.excluded);
+  if (views_.empty()) {
+    return absl::UnavailableError("no rank is there to take the request");
+  }
+  if (!options.is_admitted) {
+    ZP_RETURN_IF_ERROR(Admit(options_.admission, views_, now, work.deadline));
+  }
+  const WorkView view = {.prompt_tokens = work.prompt_tokens, .flops = work.flops};
+  const Choice choice = policy_->Choose(view, views_);
+  ZP_CHECK(choice.index < views_.size()) << choice.index;
+  return Place(
+      work, views_[choice.index], options.excluded.empty() ? choice.reason : Reason::kRetry);
+}
+
+void RequestRouter::LookAtRanks(const WorkProfile& work, std::span<const RankId> excluded) {
+  held_.Look(index_, price_, work, static_cast<int32_t>(seats_.size()));
+  views_.clear();
+  for (RankSlot slot = 0; slot < std::ssize(seats_); ++slot) {
+    const RankId rank = seats_[slot].rank;
+    if (!seats_[slot].is_taken || std::ranges::find(excluded, rank) != excluded.end()) {
+      continue;
+    }
+    views_.push_back({.id = rank,
+                      .slot = slot,
+                      .outstanding = ledger_.outstanding(slot),
+                      .saturation_flops = saturation_.saturation_flops(slot),
+                      .flops_per_s = saturation_.flops_per_s(slot),
+                      .held_tokens = held_.tokens(slot),
+                      .cost_flops = std::max(0.0, work.flops - held_.flops(slot)),
+                      .tie_break = TieBreak(work.affinity, rank)});
+  }
+}
+
+Placement RequestRouter::Place(const WorkProfile& work, const RankView& rank, Reason reason) {
+  Placement placement;
+  placement.router_ = this;
+  placement.rank_ = rank.id;
+  placement.slot_ = rank.slot;
+  placement.reason_ = reason;
+  placement.flops_ = rank.cost_flops;
+  placement.held_tokens_ = rank.held_tokens;
+  placement.reservation_ = ledger_.Reserve(rank.slot, work.prompt_tokens, rank.cost_flops);
+  for (const protocol::BlockHash& block : work.blocks) {
+    if (!index_.IsHeld(rank.slot, block)) {
+      placement.expected_.push_back(block);
+    }
+  }
+  index_.Expect(rank.slot, placement.expected_);
+  return placement;
+}
+
+void RequestRouter::DropExpected(RankSlot slot, std::span<const protocol::BlockHash> blocks) {
+  const std::lock_guard lock(mutex_);
+  index_.DropExpected(slot, blocks);
+}
+
+Outstanding RequestRouter::outstanding(RankId rank) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = slots_.find(rank);
+  return found == slots_.end() ? Outstanding() : ledger_.outstanding(found->second);
+}
+
+std::vector<RankId> RequestRouter::ranks() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<RankId> ranks;
+  for (const auto& [rank, slot] : slots_) {
+    ranks.push_back(rank);
+  }
+  std::ranges::sort(ranks);
+  return ranks;
+}
+
+int64_t RequestRouter::indexed_block_count() const {
+  const std::lock_guard lock(mutex_);
+  return index_.block_count();
+}
+
+}  // namespace zp::routing

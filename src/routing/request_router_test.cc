@@ -1,0 +1,155 @@
+#include "routing/request_router.h"
+
+#include <random>
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "routing/testing.h"
+
+namespace zp::routing {
+namespace {
+
+using std::chrono::seconds;
+
+constexpr std::chrono::steady_clock::time_point kNow{};
+
+class RequestRouterTest : public testing::Test {
+ protected:
+  std::unique_ptr<RequestRouter> MakeRouter(const std::string& policy,
+                                            int32_t ranks,
+                                            RouterOptions options = {}) {
+    auto router = std::make_unique<RequestRouter>(spec_, options, *MakePolicy(policy));
+    for (RankId rank = 0; rank < ranks; ++rank) {
+      EXPECT_TRUE(router->AddRank(rank).ok());
+    }
+    return router;
+  }
+
+  const spec::ModelSpec spec_ = TestSpec();
+};
+
+TEST_F(RequestRouterTest, SiblingsThatArriveTogetherArePlacedTogether) {
+  const auto router = MakeRouter("prefix_flops", 8);
+  for (RankId rank = 0; rank < 8; ++rank) {
+    router->OnReport(rank, {.flops_per_s = 1e12, .saturation_flops = 1e15});
+  }
+  const auto full = MakeRouter("full", 8, {.saturation = {.first_saturation_flops = 1e15}});
+  std::mt19937 random(1);
+  protocol::Work work{.request_id = "a", .sequences = {protocol::Sequence()}};
+  work.sequences[0].tokens.assign(200, 7);
+  work.sequences[0].rows.push_back({.position = 199, .columns = {1}});
+  const WorkProfile profile = full->Profile(work);
+  const Placement first = *full->Decide(profile, kNow);
+  for (int i = 0; i < 5; ++i) {
+    work.sequences[0].tokens.back() = i;
+    const Placement sibling = *full->Decide(full->Profile(work), kNow);
+    EXPECT_EQ(sibling.rank(), first.rank());
+    EXPECT_EQ(sibling.reason(), Reason::kOwner);
+    EXPECT_GT(sibling.held_tokens(), 0);
+    EXPECT_LT(sibling.flops(), first.flops() / 2);
+  }
+}
+
+TEST_F(RequestRouterTest, WhatWasExpectedIsForgottenWithItsWork) {
+  const auto router = MakeRouter("full", 4);
+  std::mt19937 random(1);
+  const WorkProfile profile = router->Profile(RandomWork(random));
+  { const Placement placement = *router->Decide(profile, kNow); }
+  EXPECT_EQ(router->indexed_block_count(), 0);
+  EXPECT_EQ(router->Decide(profile, kNow)->held_tokens(), 0);
+}
+
+TEST_F(RequestRouterTest, LearnsFromWhatARankReports) {
+  const auto router = MakeRouter("prefix", 4);
+  std::mt19937 random(1);
+  const WorkProfile profile = router->Profile(RandomWork(random));
+  router->OnReport(3, {.cache = {.stored = profile.blocks}});
+  const Placement placement = *router->Decide(profile, kNow);
+  EXPECT_EQ(placement.rank(), 3);
+  router->OnReport(3, {.cache = {.is_cleared = true}});
+  EXPECT_EQ(router->Decide(profile, kNow)->held_tokens(), 0);
+}
+
+// Whatever happens to works and ranks, in any order and from any thread.
+TEST_F(RequestRouterTest, TheLedgerReturnsToExactlyZero) {
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  constexpr RankId kRanks = 6;
+  for (const std::string& policy : PolicyNames()) {
+    const auto router = MakeRouter(policy, kRanks);
+    const auto act = [&](uint32_t own_seed) {
+      std::mt19937 random(own_seed);
+      std::vector<Placement> placements;
+      for (int step = 0; step < 600; ++step) {
+        const uint32_t dice = random() % 10;
+        if (dice < 5) {
+          auto placement = router->Decide(router->Profile(RandomWork(random)), kNow);
+          if (placement.ok()) {
+            placements.push_back(*std::move(placement));
+          }
+        } else if (dice < 8 && !placements.empty()) {
+          Placement& one = placements[random() % placements.size()];
+          one.Correct(static_cast<double>(random() % 1000) * 1e9 / 7);
+          if (random() % 2 == 0) {
+            one.Release();
+            one.Release();  // once more does nothing
+          }
+        } else if (dice == 8) {
+          router->RemoveRank(static_cast<RankId>(random() % kRanks));
+        } else {
+          (void)router->AddRank(static_cast<RankId>(random() % kRanks));
+        }
+      }
+    };
+    {
+      std::vector<std::jthread> threads;
+      for (uint32_t thread = 0; thread < 4; ++thread) {
+        threads.emplace_back(act, seed + thread);
+      }
+    }
+    for (RankId rank = 0; rank < kRanks; ++rank) {
+      EXPECT_EQ(router->outstanding(rank), Outstanding()) << policy;
+    }
+    EXPECT_EQ(router->indexed_block_count(), 0) << policy;
+  }
+}
+
+TEST_F(RequestRouterTest, RefusesWhatCannotBeDoneInTimeAndSaysWhenItCan) {
+  const auto router = MakeRouter("full", 1, {.admission = {.max_backlog_seconds = 4}});
+  std::mt19937 random(1);
+  const WorkProfile profile = router->Profile(RandomWork(random));
+  router->OnReport(0, {.flops_per_s = profile.flops / 2});  // two seconds a work
+  const Placement first = *router->Decide(profile, kNow);
+  const Placement second = *router->Decide(profile, kNow);
+  const auto third = router->Decide(profile, kNow);
+  ASSERT_TRUE(absl::IsResourceExhausted(third.status())) << third.status();
+  EXPECT_EQ(third.status().GetPayload(protocol::kRetrySecondsPayload), absl::Cord("2"));
+  EXPECT_TRUE(router->Decide(profile, kNow, {.is_admitted = true}).ok());
+}
+
+TEST_F(RequestRouterTest, ADeadlineThatIsSoonerIsTheLimit) {
+  const auto router = MakeRouter("full", 1, {.admission = {.max_backlog_seconds = 100}});
+  std::mt19937 random(1);
+  WorkProfile profile = router->Profile(RandomWork(random));
+  router->OnReport(0, {.flops_per_s = profile.flops / 2});
+  profile.deadline = kNow + seconds(3);
+  const Placement idle_takes_any = *router->Decide(profile, kNow);
+  EXPECT_TRUE(absl::IsResourceExhausted(router->Decide(profile, kNow).status()));
+  profile.deadline = kNow + seconds(5);
+  EXPECT_TRUE(router->Decide(profile, kNow).ok());
+}
+
+TEST_F(RequestRouterTest, AnEmptyFleetIsUnavailable) {
+  const auto router = MakeRouter("full", 0);
+  std::mt19937 random(1);
+  const WorkProfile profile = router->Profile(RandomWork(random));
+  EXPECT_TRUE(absl::IsUnavailable(router->Decide(profile, kNow).status()));
+  ASSERT_TRUE(router->AddRank(7).ok());
+  EXPECT_TRUE(absl::IsAlreadyExists(router->AddRank(7)));
+  const std::vector<RankId> excluded = {7};
+  EXPECT_TRUE(absl::IsUnavailable(router->Decide(profile, kNow, {.excluded = excluded}).status()));
+}
+
+}  // namespace
+}  // namespace zp::routing

@@ -1,0 +1,50 @@
+// How fast each rank is and from how much work on it is saturated (T*), as the ranks report it.
+//
+// Thread safety: none; the owner (RequestRouter) guards it.
+#pragma once
+
+#include <vector>
+
+#include "protocol/rank_report.h"
+#include "routing/rank_slot.h"
+
+namespace zp::routing {
+
+struct SaturationOptions {
+  // T* = margin * the work at which compute covers the gather: the paper's gamma. Above 1, so that
+  // what varies between passes does not uncover the gather.
+  double margin = 1.2;
+  // Of a rank that has not reported yet; 0: not known, and nothing is refused for want of time.
+  double first_saturation_flops = 0;
+  double first_flops_per_s = 0;
+};
+
+class Saturation {
+ public:
+  explicit Saturation(const SaturationOptions& options) : options_(options) {}
+
+  void OnReport(RankSlot slot, const protocol::RankReport& report);
+  // Another rank has the slot: nothing is known of it.
+  void Forget(RankSlot slot);
+
+  // T* in true FLOPs of a pass; 0 where nothing is gathered.
+  double saturation_flops(RankSlot slot) const;
+  // While passes run; of a rank without a measurement, what others achieve on average, else the
+  // configured; 0: not known.
+  double flops_per_s(RankSlot slot) const;
+
+ private:
+  struct Measured {
+    bool has_saturation = false;
+    double saturation_flops = 0;
+    double flops_per_s = 0;
+  };
+  void SetSpeed(Measured& measured, double flops_per_s);
+
+  const SaturationOptions options_;
+  std::vector<Measured> measured_;  // by slot
+  double speed_sum_ = 0;            // of those that are measured
+  int32_t speed_count_ = 0;
+};
+
+}  // namespace zp::routing

@@ -1,0 +1,354 @@
+#include "routing/work_router.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "base/logging.h"
+#include "base/metrics.h"
+#include "fmt/format.h"
+
+namespace zp::routing {
+namespace {
+
+using protocol::Work;
+using protocol::WorkResult;
+using protocol::WorkSink;
+
+// What a scraper sees of the decisions.
+struct RankMetrics {
+  explicit RankMetrics(RankId rank)
+      : outstanding_flops(base::GetGauge("zeroprefill_router_outstanding_flops",
+                                         "Work at a rank that is not answered, in true FLOPs",
+                                         {{"rank", std::to_string(rank)}})),
+        outstanding_requests(base::GetGauge("zeroprefill_router_outstanding_requests",
+                                            "Works at a rank that are not answered",
+                                            {{"rank", std::to_string(rank)}})) {
+    for (const Reason reason : {Reason::kOwner, Reason::kFill, Reason::kLeast, Reason::kRetry}) {
+      decisions.push_back(&base::GetCounter(
+          "zeroprefill_router_decisions_total",
+          "Works brought to a rank, by why it was chosen",
+          {{"rank", std::to_string(rank)}, {"reason", std::string(NameOf(reason))}}));
+    }
+  }
+
+  base::Gauge& outstanding_flops;
+  base::Gauge& outstanding_requests;
+  std::vector<base::Counter*> decisions;  // by reason
+};
+
+struct RouterMetrics {
+  base::Counter& refused =
+      base::GetCounter("zeroprefill_router_refused_total", "Works for which there was no time");
+  base::Counter& resent = base::GetCounter("zeroprefill_router_resent_total",
+                                           "Works sent elsewhere since their rank was lost");
+  base::Counter& held_tokens = base::GetCounter(
+      "zeroprefill_router_held_tokens_total", "Tokens that the chosen ranks were thought to hold");
+  base::Counter& cached_tokens =
+      base::GetCounter("zeroprefill_router_cached_tokens_total", "Tokens that they did hold");
+};
+
+bool IsRefusal(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsResourceExhausted(status);
+}
+
+}  // namespace
+
+class WorkRouter::State : public std::enable_shared_from_this<State> {
+ public:
+  State(const spec::ModelSpec& spec,
+        const RouterOptions& options,
+        std::unique_ptr<RoutingPolicy> policy,
+        Clock clock)
+      : clock_(std::move(clock)), router_(spec, options, std::move(policy)) {}
+
+  absl::Status AddRank(RankId rank, WorkSink& sink);
+  void RemoveRank(RankId rank);
+  absl::Status Submit(Work work, std::stop_token cancel, WorkSink::Done done);
+  void Close();
+  RequestRouter& router() { return router_; }
+
+ private:
+  // A work from Submit to its answer.
+  struct Flight {
+    std::shared_ptr<const Work> work;
+    std::stop_token cancel;
+    WorkSink::Done done;
+    WorkProfile profile;
+    std::vector<RankId> excluded;  // refused it or were lost
+    bool is_resent = false;
+  };
+  // A flight that is at a rank; named by its number, which another try has not.
+  struct Try {
+    std::shared_ptr<Flight> flight;
+    Placement placement;
+  };
+  struct Seat {
+    WorkSink* sink = nullptr;
+    std::shared_ptr<RankMetrics> metrics;
+    int32_t submit_count = 0;  // calls of its Submit that run
+  };
+
+  absl::Status Send(const std::shared_ptr<Flight>& flight, bool is_admitted);
+  absl::Status SendTo(const std::shared_ptr<Flight>& flight, Placement placement);
+  void OnAnswer(uint64_t number, absl::StatusOr<WorkResult> answer);
+  void Settle(Try finished, absl::StatusOr<WorkResult> answer);
+  absl::Status CheckStillWanted(const Flight& flight) const;
+  void PublishRank(RankId rank, const RankMetrics& metrics) const;
+
+  const Clock clock_;
+  RequestRouter router_;
+  RouterMetrics metrics_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  // All below are guarded by mutex_.
+  absl::flat_hash_map<RankId, Seat> seats_;
+  absl::flat_hash_map<uint64_t, Try> tries_;
+  uint64_t try_count_ = 0;
+  bool is_closed_ = false;
+};
+
+absl::Status WorkRouter::State::AddRank(RankId rank, WorkSink& sink) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (seats_.contains(rank)) {  // perhaps on its way out
+      return absl::AlreadyExistsError(fmt::format("rank {} is there already", rank));
+    }
+    seats_[rank] = {.sink = &sink, .metrics = std::make_shared<RankMetrics>(rank)};
+  }
+  const absl::Status status = router_.AddRank(rank);
+  if (!status.ok()) {
+    const std::lock_guard lock(mutex_);
+    seats_.erase(rank);
+  }
+  return status;
+}
+
+void WorkRouter::State::RemoveRank(RankId rank) {
+  router_.RemoveRank(rank);
+  std::vector<Try> lost;
+  {
+    std::unique_lock lock(mutex_);
+    const auto found = seats_.find(rank);
+    if (found == seats_.end() || found->second.sink == nullptr) {
+      return;  // not there, or somebody else removes it
+    }
+    found->second.sink = nullptr;
+    changed_.wait(lock, [&] { return seats_.at(rank).submit_count == 0; });
+    seats_.erase(rank);
+    for (auto next = tries_.begin(); next != tries_.end();) {
+      const auto here = next++;
+      if (here->second.placement.rank() == rank) {
+        lost.push_back(std::move(here->second));
+        tries_.erase(here);
+      }
+    }
+  }
+  for (Try& one : lost) {
+    Settle(std::move(one), absl::UnavailableError(fmt::format("rank {} was lost", rank)));
+  }
+}
+
+absl::Status WorkRouter::State::Submit(Work work, std::stop_token cancel, WorkSink::Done done) {
+  if (work.sequences.empty()) {
+    return absl::InvalidArgumentError("the work has no sequences");
+  }
+  for (size_t i = 0; i < work.sequences.size(); ++i) {
+    if (work.sequences[i].tokens.empty()) {
+      return absl::InvalidArgumentError(fmt::format("sequence {} has no tokens", i));
+    }
+  }
+  auto flight = std::make_shared<Flight>();
+  flight->profile = router_.Profile(work);
+  flight->work = std::make_shared<const Work>(std::move(work));
+  flight->cancel = std::move(cancel);
+  flight->done = std::move(done);
+  return Send(flight, /*is_admitted=*/false);
+}
+
+// To the rank that is chosen, or to a second one where that refuses.
+absl::Status WorkRouter::State::Send(const std::shared_ptr<Flight>& flight, bool is_admitted) {
+  constexpr int kTries = 2;
+  absl::Status refusal;
+  for (int tries = 0; tries < kTries; ++tries) {
+    absl::StatusOr<Placement> placement =
+        router_.Decide(flight->profile,
+                       clock_(),
+                       {.is_admitted = is_admitted || tries > 0, .excluded = flight->excluded});
+    if (!placement.ok()) {
+      if (absl::IsResourceExhausted(placement.status())) {
+        metrics_.refused.Increment();
+      }
+      return refusal.ok() ? placement.status() : refusal;  // what the rank said tells more
+    }
+    const RankId rank = placement->rank();
+    refusal = SendTo(flight, *std::move(placement));
+    if (!IsRefusal(refusal)) {
+      return refusal;
+    }
+    flight->excluded.push_back(rank);
+  }
+  return refusal;
+}
+
+// OK: the answer comes through OnAnswer, or the flight is in other hands already.
+absl::Status WorkRouter::State::SendTo(const std::shared_ptr<Flight>& flight, Placement placement) {
+  const RankId rank = placement.rank();
+  uint64_t number = 0;
+  WorkSink* sink = nullptr;
+  std::shared_ptr<RankMetrics> metrics;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto seat = seats_.find(rank);
+    if (is_closed_ || seat == seats_.end() || seat->second.sink == nullptr) {
+      return absl::UnavailableError(fmt::format("rank {} has gone", rank));
+    }
+    sink = seat->second.sink;
+    metrics = seat->second.metrics;
+    ++seat->second.submit_count;
+    metrics->decisions[static_cast<size_t>(placement.reason())]->Increment();
+    metrics_.held_tokens.Increment(static_cast<double>(placement.held_tokens()));
+    number = ++try_count_;
+    tries_.emplace(number, Try{.flight = flight, .placement = std::move(placement)});
+  }
+  PublishRank(rank, *metrics);
+  const absl::Status status =
+      sink->Submit(*flight->work,
+                   flight->cancel,
+                   [state = shared_from_this(), number](absl::StatusOr<WorkResult> answer) {
+                     state->OnAnswer(number, std::move(answer));
+                   });
+  Try refused;  // its placement goes without the lock
+  {
+    const std::lock_guard lock(mutex_);
+    --seats_.at(rank).submit_count;
+    changed_.notify_all();
+    const auto here = tries_.find(number);
+    if (status.ok() || here == tries_.end()) {
+      return absl::OkStatus();
+    }
+    refused = std::move(here->second);
+    tries_.erase(here);
+  }
+  refused.placement.Release();
+  PublishRank(rank, *metrics);
+  return status;
+}
+
+void WorkRouter::State::OnAnswer(uint64_t number, absl::StatusOr<WorkResult> answer) {
+  Try finished;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = tries_.find(number);
+    if (found == tries_.end()) {
+      return;  // late: it was sent elsewhere
+    }
+    finished = std::move(found->second);
+    tries_.erase(found);
+  }
+  Settle(std::move(finished), std::move(answer));
+}
+
+// Gives the answer on, or sends the work elsewhere where its rank was lost. The reservation goes
+// before the answer: who has all answers finds the ledger at zero.
+void WorkRouter::State::Settle(Try finished, absl::StatusOr<WorkResult> answer) {
+  const RankId rank = finished.placement.rank();
+  finished.placement.Release();
+  std::shared_ptr<RankMetrics> metrics;
+  bool is_closed = false;
+  {
+    const std::lock_guard lock(mutex_);
+    is_closed = is_closed_;
+    if (const auto seat = seats_.find(rank); seat != seats_.end()) {
+      metrics = seat->second.metrics;
+    }
+  }
+  if (metrics != nullptr) {
+    PublishRank(rank, *metrics);
+  }
+  Flight& flight = *finished.flight;
+  if (absl::IsUnavailable(answer.status()) && !flight.is_resent && !is_closed) {
+    flight.is_resent = true;
+    flight.excluded.push_back(rank);
+    absl::Status status = CheckStillWanted(flight);
+    if (status.ok()) {
+      base::log::warn("work {} goes to another rank: {}",
+                      flight.work->request_id,
+                      base::MessageOf(answer.status()));
+      metrics_.resent.Increment();
+      status = Send(finished.flight, /*is_admitted=*/true);
+      if (status.ok()) {
+        return;
+      }
+    }
+    answer = absl::IsUnavailable(status) ? answer.status() : status;
+  }
+  if (answer.ok()) {
+    metrics_.cached_tokens.Increment(static_cast<double>(answer->usage.cached_tokens));
+  }
+  flight.done(std::move(answer));
+}
+
+absl::Status WorkRouter::State::CheckStillWanted(const Flight& flight) const {
+  if (flight.cancel.stop_requested()) {
+    return absl::CancelledError("the client left before the work started");
+  }
+  if (flight.work->deadline.has_value() && *flight.work->deadline < clock_()) {
+    return absl::DeadlineExceededError("the deadline passed before the work started");
+  }
+  return absl::OkStatus();
+}
+
+void WorkRouter::State::PublishRank(RankId rank, const RankMetrics& metrics) const {
+  const Outstanding outstanding = router_.outstanding(rank);
+  metrics.outstanding_flops.Set(outstanding.flops);
+  metrics.outstanding_requests.Set(static_cast<double>(outstanding.requests));
+}
+
+void WorkRouter::State::Close() {
+  absl::flat_hash_map<uint64_t, Try> open;
+  {
+    std::unique_lock lock(mutex_);
+    is_closed_ = true;
+    changed_.wait(lock, [this] {
+      return std::ranges::all_of(seats_,
+                                 [](const auto& seat) { return seat.second.submit_count == 0; });
+    });
+    open.swap(tries_);
+  }
+  for (auto& [number, one] : open) {
+    Settle(std::move(one), absl::UnavailableError("the server is shutting down"));
+  }
+}
+
+WorkRouter::WorkRouter(const spec::ModelSpec& spec,
+                       const RouterOptions& options,
+                       std::unique_ptr<RoutingPolicy> policy,
+                       Clock clock)
+    : state_(std::make_shared<State>(spec, options, std::move(policy), std::move(clock))) {}
+
+WorkRouter::~WorkRouter() { state_->Close(); }
+
+absl::Status WorkRouter::AddRank(RankId rank, WorkSink& sink) {
+  return state_->AddRank(rank, sink);
+}
+
+void WorkRouter::RemoveRank(RankId rank) { state_->RemoveRank(rank); }
+
+void WorkRouter::OnReport(RankId rank, const protocol::RankReport& report) {
+  state_->router().OnReport(rank, report);
+}
+
+absl::Status WorkRouter::Submit(Work work, std::stop_token cancel, Done done) {
+  return state_->Submit(std::move(work), std::move(cancel), std::move(done));
+}
+
+const RequestRouter& WorkRouter::decisions() const { return state_->router(); }
+
+}  // namespace zp::routing
