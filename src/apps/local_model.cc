@@ -193,7 +193,8 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
                                {.rank = rank,
                                 .thread_count = static_cast<int>(cpus.size()),
                                 .cpus = options.rank_count > 1 ? cpus : std::vector<int>{},
-                                .trace = trace_.get()}));
+                                .trace = trace_.get(),
+                                .block_key = block_key}));
     scheduler::SchedulerOptions scheduler_options = options.scheduler;
     scheduler_options.rank = rank;
     scheduler_options.on_report = [this, rank](const protocol::RankReport& report) {
