@@ -51,6 +51,15 @@ std::vector<std::vector<int>> SplitCores(const LocalModelOptions& options) {
   return split;
 }
 
+absl::StatusOr<int64_t> PrefixCacheBytes(const LocalModelOptions& options) {
+  const absl::StatusOr<int64_t> bytes = base::ParseBytes(options.prefix_cache);
+  if (!bytes.ok()) {
+    return absl::InvalidArgumentError(
+        fmt::format("--prefix-cache: {}", base::MessageOf(bytes.status())));
+  }
+  return bytes;
+}
+
 // Of the names of prefixes: who does not know it cannot aim for a collision.
 uint64_t RandomKey() {
   std::random_device random;
@@ -79,6 +88,17 @@ void AddLocalModelFlags(CLI::App& command, LocalModelOptions& options) {
                   options.window_slot_count,
                   "Layers whose streamed experts are in use or on their way")
       ->check(CLI::Range(2, 16))
+      ->capture_default_str();
+  command
+      .add_option("--prefix-cache",
+                  options.prefix_cache,
+                  "For K and V of prompts' beginnings, kept from pass to pass, e.g. 2GiB, of all "
+                  "ranks together; 0 is none")
+      ->capture_default_str();
+  command
+      .add_option("--prefix-cache-quota",
+                  options.prefix_cache_quota,
+                  "Fraction of the prefix cache that requests of one cache_salt may take")
       ->capture_default_str();
   command
       .add_option("--routing",
@@ -110,8 +130,10 @@ void AddLocalModelFlags(CLI::App& command, LocalModelOptions& options) {
 
 absl::StatusOr<std::shared_ptr<const engine::HostModel>> LocalModel::LoadHostModel(
     const LocalModelOptions& options) {
+  ZP_ASSIGN_OR_RETURN(const int64_t prefix_cache_bytes, PrefixCacheBytes(options));
   engine::HostModelOptions host_options = {.thread_count = options.threads,
                                            .rank_count = options.rank_count,
+                                           .reserved_bytes = prefix_cache_bytes,
                                            .window_slot_count = options.window_slot_count};
   ZP_ASSIGN_OR_RETURN(host_options.activation_dtype, ParseDType(options.dtype));
   if (!options.expert_memory.empty()) {
@@ -148,8 +170,8 @@ absl::Status LocalModel::TakeSeat(const LocalModelOptions& options,
       seat_,
       ClusterSeat::Take(options.cluster,
                         {.model_fingerprint = std::move(fingerprint),
-                         .expert_memory_bytes =
-                             host_options.expert_memory_bytes.value_or(engine::SpareMemoryBytes()),
+                         .expert_memory_bytes = host_options.expert_memory_bytes.value_or(
+                             engine::SpareMemoryBytes(host_options.reserved_bytes)),
                          .rank_count = options.rank_count,
                          .window_slot_count = options.window_slot_count}));
   const cluster::PlacementInputs& placement = seat_->placement();
@@ -176,6 +198,7 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
     trace_path_ = options.trace_path;
     trace_ = std::make_unique<base::Trace>();
   }
+  ZP_ASSIGN_OR_RETURN(const int64_t prefix_cache_bytes, PrefixCacheBytes(options));
   const std::vector<std::vector<int>> cpus_of_rank = SplitCores(options);
   ZP_ASSIGN_OR_RETURN(std::unique_ptr<routing::RoutingPolicy> policy,
                       routing::MakePolicy(options.routing_policy));
@@ -194,6 +217,8 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
                                 .thread_count = static_cast<int>(cpus.size()),
                                 .cpus = options.rank_count > 1 ? cpus : std::vector<int>{},
                                 .trace = trace_.get(),
+                                .prefix_cache_bytes = prefix_cache_bytes / options.rank_count,
+                                .prefix_cache_quota = options.prefix_cache_quota,
                                 .block_key = block_key}));
     scheduler::SchedulerOptions scheduler_options = options.scheduler;
     scheduler_options.rank = rank;

@@ -28,6 +28,8 @@ struct LocalModelOptions {
   int32_t rank_count = 1;
   std::string expert_memory;  // "4GiB"; empty: what the machine can spare
   int32_t window_slot_count = engine::HostModelOptions{}.window_slot_count;
+  std::string prefix_cache = "0";  // "2GiB", of all ranks together; 0: none
+  double prefix_cache_quota = engine::EngineOptions{}.prefix_cache_quota;
   std::string trace_path;  // empty: no trace
   ClusterOptions cluster;  // of hosts that share the experts
   scheduler::SchedulerOptions scheduler;

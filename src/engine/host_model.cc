@@ -80,7 +80,8 @@ experts::ExpertCatalog CatalogOf(const spec::ModelSpec& spec, const ops::ExpertL
 
 absl::StatusOr<experts::Placement> PlaceExperts(const experts::ExpertCatalog& catalog,
                                                 const HostModelOptions& options) {
-  const int64_t budget = options.expert_memory_bytes.value_or(SpareMemoryBytes());
+  const int64_t budget =
+      options.expert_memory_bytes.value_or(SpareMemoryBytes(options.reserved_bytes));
   const std::vector<experts::HostBudget> hosts(
       options.host_count,
       {.expert_memory_bytes = static_cast<size_t>(budget), .rank_count = options.rank_count});
@@ -241,7 +242,9 @@ absl::Status CheckPlacement(const checkpoint::Checkpoint& checkpoint,
   return PlaceExperts(CatalogOf(checkpoint.spec(), shared.layout), options).status();
 }
 
-int64_t SpareMemoryBytes() { return std::max<int64_t>(0, AvailableMemoryBytes() - kSpareBytes); }
+int64_t SpareMemoryBytes(int64_t reserved_bytes) {
+  return std::max<int64_t>(0, AvailableMemoryBytes() - kSpareBytes - reserved_bytes);
+}
 
 absl::StatusOr<std::string> SharedFingerprint(const checkpoint::Checkpoint& checkpoint,
                                               const HostModelOptions& options) {

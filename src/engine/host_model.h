@@ -38,6 +38,7 @@ struct HostModelOptions {
   // Memory for experts, windows included; hosts that share experts must set it alike. Not set: all
   // experts if the machine can spare the memory, else what it can spare.
   std::optional<int64_t> expert_memory_bytes = std::nullopt;
+  int64_t reserved_bytes = 0;     // for something else: what the machine can spare is less by that
   int32_t window_slot_count = 2;  // layers in use or on their way
   // Hosts that share the experts, each with the same memory for them; this one is number `host`.
   int32_t host_count = 1;
@@ -54,8 +55,9 @@ struct HostModelOptions {
 // What the system says it could give without swapping; 0 if it says nothing.
 int64_t AvailableMemoryBytes();
 
-// What the machine could give to experts now.
-int64_t SpareMemoryBytes();
+// What the machine could give to experts now, if the process takes `reserved_bytes` for something
+// else.
+int64_t SpareMemoryBytes(int64_t reserved_bytes = 0);
 
 // What hosts that share the experts of a model must have alike, as text: config.json, layout, every
 // expert's checksum, the activations' type. (Not the other weights: of those each host has its

@@ -13,7 +13,7 @@ boost::json::object UsageJson(int64_t prompt_tokens, const protocol::Usage& usag
           {"total_tokens", prompt_tokens},
           {"completion_tokens", 0},  // nothing is generated
           {"prompt_tokens_details",
-           {{"cached_tokens", std::max<int64_t>(0, prompt_tokens - usage.computed_tokens)},
+           {{"cached_tokens", std::min(prompt_tokens, usage.cached_tokens)},
             {"computed_tokens", usage.computed_tokens}}},
           {"flops", usage.flops}};
 }

@@ -63,7 +63,8 @@ absl::StatusOr<Prepared> PrepareDetokenize(const boost::json::object& body,
 // --- What the endpoints share ---
 
 // What the request cost. prompt_tokens: the tokens of the prompts as the client sees them, each
-// counted once however many labels it has; computed_tokens and flops: what the pass charged.
+// counted once however many labels it has; cached_tokens: not computed, since the rank held them
+// from earlier passes; computed_tokens and flops: what the pass charged.
 boost::json::object UsageJson(int64_t prompt_tokens, const protocol::Usage& usage);
 
 // Keeps a small body from asking for much: prompts times labels multiply. Spend before planning.

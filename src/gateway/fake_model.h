@@ -79,6 +79,7 @@ class FakeWorkSink : public protocol::WorkSink {
   absl::Status Submit(protocol::Work work, std::stop_token cancel, Done done) override {
     const std::lock_guard lock(mutex_);
     ++submit_count_;
+    cache_salt_ = work.cache_salt;
     for (const protocol::Sequence& sequence : work.sequences) {
       if (sequence.rows.empty() && sequence.pooling == protocol::Pooling::kNone) {
         return absl::InvalidArgumentError("nothing is asked of a sequence");  // as the engine does
@@ -118,6 +119,10 @@ class FakeWorkSink : public protocol::WorkSink {
     }
     return false;
   }
+  std::string cache_salt() {  // of the latest work
+    const std::lock_guard lock(mutex_);
+    return cache_salt_;
+  }
   int submit_count() {
     const std::lock_guard lock(mutex_);
     return submit_count_;
@@ -152,7 +157,8 @@ class FakeWorkSink : public protocol::WorkSink {
   static protocol::WorkResult Answer(const protocol::Work& work) {
     protocol::WorkResult result;
     result.usage.prompt_tokens = work.token_count();
-    result.usage.computed_tokens = work.token_count();
+    result.usage.cached_tokens = std::min<int64_t>(work.token_count() - 1, 3);
+    result.usage.computed_tokens = work.token_count() - result.usage.cached_tokens;
     result.usage.flops = 1e6;
     for (const protocol::Sequence& sequence : work.sequences) {
       protocol::SequenceResult& answer = result.sequences.emplace_back();
@@ -192,6 +198,7 @@ class FakeWorkSink : public protocol::WorkSink {
   std::deque<Entry> queue_;
   absl::Status refusal_;
   int submit_count_ = 0;
+  std::string cache_salt_;
   bool is_held_ = false;
   bool is_stopping_ = false;
   std::thread thread_{[this] { Serve(); }};

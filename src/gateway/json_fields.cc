@@ -1,5 +1,6 @@
 #include "gateway/json_fields.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
@@ -92,6 +93,18 @@ std::string_view Fields::String(std::string_view field, std::string_view fallbac
     return fallback;
   }
   return View(value->get_string());
+}
+
+std::string_view Fields::ShortString(std::string_view field, size_t max_chars) {
+  const std::string_view text = String(field, "");
+  // Every byte of UTF-8 but those that continue a character begins one.
+  const auto chars =
+      static_cast<size_t>(std::ranges::count_if(text, [](char c) { return (c & 0xc0) != 0x80; }));
+  if (chars > max_chars || (text.empty() && Has(field))) {
+    Fail(field, fmt::format("must have 1 to {} characters", max_chars));
+    return "";
+  }
+  return text;
 }
 
 bool Fields::Bool(std::string_view field, bool fallback) {

@@ -46,6 +46,8 @@ class Fields {
   std::string_view OneOf(std::initializer_list<std::string_view> names);
 
   std::string_view String(std::string_view field, std::string_view fallback);
+  // A string of 1 to max_chars characters; "" if the field is not there.
+  std::string_view ShortString(std::string_view field, size_t max_chars);
   bool Bool(std::string_view field, bool fallback);
   int64_t Integer(std::string_view field, Range range, int64_t fallback);
   void Number(std::string_view field);  // any finite number; its value does not matter here

@@ -38,6 +38,20 @@ TEST(JsonFields, IntegersHaveRanges) {
   EXPECT_EQ(fields.Integer("a", {0, 10}, 0), 2);
 }
 
+TEST(JsonFields, ShortStringsAreCountedInCharacters) {
+  const boost::json::object object = Parse(R"({"a":"äöü","b":"abcd","c":"","d":null})");
+  Fields fields(object);
+  EXPECT_EQ(fields.ShortString("a", 3), "äöü");
+  EXPECT_EQ(fields.ShortString("d", 3), "");
+  EXPECT_EQ(fields.ShortString("e", 3), "");
+  EXPECT_TRUE(fields.status().ok());
+  fields.ShortString("b", 3);
+  EXPECT_EQ(MessageOf(fields), "b must have 1 to 3 characters");
+  Fields others(object);
+  others.ShortString("c", 3);
+  EXPECT_EQ(MessageOf(others), "c must have 1 to 3 characters");
+}
+
 TEST(JsonFields, TheFirstProblemStays) {
   const boost::json::object object = Parse(R"({"a":"x","b":1})");
   Fields fields(object);

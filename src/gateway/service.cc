@@ -14,6 +14,7 @@
 #include "boost/json.hpp"
 #include "fmt/format.h"
 #include "gateway/errors.h"
+#include "gateway/json_fields.h"
 #include "gateway/json_text.h"
 
 namespace zp::gateway {
@@ -23,6 +24,7 @@ namespace json = boost::json;
 using Clock = std::chrono::steady_clock;
 
 constexpr char kVersion[] = "0.1.0";
+constexpr size_t kMaxSaltChars = 1024;
 
 struct PostRoute {
   std::string_view path;
@@ -101,7 +103,13 @@ absl::StatusOr<Prepared> Prepare(Endpoint endpoint,
   if (!value.is_object()) {
     return absl::InvalidArgumentError("the body must be a JSON object");
   }
-  return endpoint(value.get_object(), context);
+  const json::object& object = value.get_object();
+  Fields fields(object);
+  const std::string_view cache_salt = fields.ShortString("cache_salt", kMaxSaltChars);
+  ZP_RETURN_IF_ERROR(fields.status());
+  ZP_ASSIGN_OR_RETURN(Prepared prepared, endpoint(object, context));
+  prepared.work.cache_salt = cache_salt;
+  return prepared;
 }
 
 }  // namespace

@@ -67,6 +67,40 @@ TEST(Service, TheSinksRefusalBecomesItsHttpStatus) {
   EXPECT_EQ(test.Post("/v1/classify", body).status(), 400);
 }
 
+TEST(Service, EveryEndpointTakesACacheSalt) {
+  TestService test;
+  const std::pair<const char*, const char*> requests[] = {
+      {"/v1/classify", R"("input":"x","labels":["A"])"},
+      {"/v1/score", R"("query":"q","items":["x"],"label_token_ids":[1])"},
+      {"/v1/completions", R"("prompt":"x","max_tokens":1)"},
+      {"/v1/loglikelihood", R"("context":"x","continuation":"y")"},
+      {"/v1/embeddings", R"("input":"x")"}};
+  for (const auto& [path, fields] : requests) {
+    const auto post = [&](const std::string& salt) {
+      return test.Post(path, "{" + salt + fields + "}");
+    };
+    EXPECT_EQ(post(R"("cache_salt":"mine",)").status(), 200) << path;
+    EXPECT_EQ(test.sink.cache_salt(), "mine") << path;
+    EXPECT_EQ(post("").status(), 200) << path;
+    EXPECT_EQ(test.sink.cache_salt(), "") << path;
+    for (const std::string& bad :
+         {std::string("\"\""), std::string("7"), "\"" + std::string(1025, 'x') + "\""}) {
+      const Answer refused = post("\"cache_salt\":" + bad + ",");
+      EXPECT_EQ(refused.status(), 400) << path << " " << bad;
+      EXPECT_EQ(refused.param(), "cache_salt");
+    }
+  }
+}
+
+TEST(Service, TheUsageSaysWhatTheCacheSaved) {
+  TestService test;
+  const Answer answer = test.Post("/v1/embeddings", R"({"input":"abcdefgh"})");
+  const auto& details = answer.body.at("usage").at("prompt_tokens_details");
+  EXPECT_EQ(details.at("cached_tokens").as_int64(), 3);
+  EXPECT_EQ(details.at("computed_tokens").as_int64(),
+            answer.body.at("usage").at("prompt_tokens").as_int64() - 3);
+}
+
 TEST(Service, DrainingIsHonest) {
   TestService test;
   test.service.StartDraining();

@@ -85,6 +85,18 @@ SchedulerMetrics::SchedulerMetrics(const std::string& rank_name, const spec::Mod
       saturation_tokens(GetGauge("zeroprefill_saturation_tokens",
                                  "Tokens of a pass whose compute hides the next gather",
                                  OfRank(rank_name))),
+      cache_queried_tokens(GetCounter("zeroprefill_prefix_cache_queried_tokens_total",
+                                      "Tokens, after sharing, that were looked for in the cache",
+                                      OfRank(rank_name))),
+      cache_hit_tokens(GetCounter("zeroprefill_prefix_cache_hit_tokens_total",
+                                  "Tokens not computed, since the prefix cache held them",
+                                  OfRank(rank_name))),
+      cache_evicted_blocks(GetCounter("zeroprefill_prefix_cache_evicted_blocks_total",
+                                      "Blocks of 16 tokens that made room for others",
+                                      OfRank(rank_name))),
+      cache_bytes(GetGauge("zeroprefill_prefix_cache_bytes",
+                           "K and V that the prefix cache holds",
+                           OfRank(rank_name))),
       rank_(rank_name) {}
 
 void SchedulerMetrics::RecordPass(const engine::PassReport& report,
@@ -95,6 +107,10 @@ void SchedulerMetrics::RecordPass(const engine::PassReport& report,
   distinct_tokens.Increment(static_cast<double>(pass_distinct_tokens));
   flops.Increment(report.flops);
   exposed_wait_seconds.Increment(report.exposed_wait_seconds);
+  cache_queried_tokens.Increment(static_cast<double>(report.cache_queried_tokens));
+  cache_hit_tokens.Increment(static_cast<double>(report.cached_tokens));
+  cache_evicted_blocks.Increment(static_cast<double>(report.cache_events.removed.size()));
+  cache_bytes.Set(static_cast<double>(report.cache_held_bytes));
   batch_tokens.Observe(static_cast<double>(report.computed_tokens));
   pass_seconds.Observe(seconds);
   RecordLayers(report);

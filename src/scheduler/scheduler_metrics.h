@@ -45,6 +45,11 @@ struct SchedulerMetrics {
   // How many tokens a pass needs for its compute to hide the next bank, by the last pass that
   // gathered; 0 where everything is in memory.
   base::Gauge& saturation_tokens;
+  // hit / queried is what the prefix cache saves, of what sharing within a pass leaves.
+  base::Counter& cache_queried_tokens;
+  base::Counter& cache_hit_tokens;
+  base::Counter& cache_evicted_blocks;
+  base::Gauge& cache_bytes;
 
  private:
   void RecordLayers(const engine::PassReport& report);
