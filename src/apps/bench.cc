@@ -5,6 +5,8 @@
 #include "apps/bench_flops.h"
 #include "apps/bench_forward.h"
 #include "apps/bench_ranks.h"
+#include "apps/bench_router.h"
+#include "apps/bench_routing.h"
 #include "apps/bench_sharing.h"
 #include "apps/bench_stream.h"
 #include "apps/bench_tunnel.h"
@@ -20,6 +22,8 @@ void AddBenchCommand(CLI::App& app) {
   AddBenchFlopsCommand(*bench);
   AddBenchForwardCommand(*bench);
   AddBenchRanksCommand(*bench);
+  AddBenchRouterCommand(*bench);
+  AddBenchRoutingCommand(*bench);
   AddBenchSharingCommand(*bench);
   AddBenchStreamCommand(*bench);
   AddBenchTunnelCommand(*bench);

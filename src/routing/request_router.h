@@ -45,8 +45,8 @@ namespace zp::routing {
 struct RouterOptions {
   // Of the names of blocks: the ranks' caches must use the same.
   uint64_t block_key = 0;
-  SaturationOptions saturation;
-  AdmissionOptions admission;
+  SaturationOptions saturation = {};
+  AdmissionOptions admission = {};
 };
 
 struct DecideOptions {
