@@ -41,7 +41,7 @@ class ReportBoard {
    private:
     friend class ReportBoard;
     struct Queue {  // of one rank
-      bool needs_mirror = false;
+      bool needs_mirror = true;
       size_t block_count = 0;
       std::deque<protocol::RankReport> reports;
     };

@@ -31,11 +31,14 @@ inline constexpr size_t kMaxReportBlocks = size_t{64} << 10;
 
 // A work or an answer; a message has a few small ones or one large one.
 inline constexpr size_t kMaxSubmitBytes = size_t{64} << 20;
-inline constexpr size_t kMaxAnswerBytes = size_t{256} << 20;
+inline constexpr size_t kMaxAnswerBytes = size_t{128} << 20;
 // A message is full when it has so many bytes; what comes after goes with the next.
 inline constexpr size_t kFullMessageBytes = size_t{256} << 10;
 // Beside the one last thing that filled a message: reports, cancels, names of fields.
 inline constexpr size_t kMessageSlackBytes = size_t{4} << 20;
+
+// The join token in the metadata of a stream; binary, so that it may have any bytes.
+inline constexpr char kTokenKey[] = "zeroprefill-join-token-bin";
 
 // The limits, on the side that sends; also that the answer will not be too large to be sent.
 absl::Status CheckWork(const protocol::Work& work);
