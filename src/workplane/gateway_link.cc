@@ -150,6 +150,11 @@ absl::Status GatewayLink::Admit(const wire::Submit& submit, std::stop_token& can
   if (!is_new) {
     return absl::InvalidArgumentError(fmt::format("work {} was brought twice", submit.id()));
   }
+  if (answers_.size() >= 2 * options_.max_unanswered_works) {
+    // Refusals need room too: who brings on and on and does not read has to go.
+    return absl::ResourceExhaustedError(
+        fmt::format("{} answers wait and are not read", answers_.size()));
+  }
   cancel = work->second.get_token();
   return absl::OkStatus();
 }
