@@ -121,10 +121,11 @@ class Gateway {
   void WaitUp(size_t count = 1) {
     Wait([&] { return up_count_ >= count; });
   }
-  absl::Status WaitDown(size_t count = 1) {
+  // Why it is down.
+  std::string WaitDown(size_t count = 1) {
     Wait([&] { return down_count_ >= count; });
     const std::lock_guard lock(mutex_);
-    return why_;
+    return base::MessageOf(why_);
   }
   void WaitForHeld(int32_t rank, const std::set<uint64_t>& blocks) {
     Wait([&] { return held_[rank] == blocks; });

@@ -274,7 +274,7 @@ TEST(RemoteHost, FollowsItsWorkerToAnotherAddress) {
   ASSERT_TRUE(gateway.rank().Submit(WorkOf(1), {}, still.Done()).ok()) << "it ends in peace";
   ExpectAnswered(still.Wait(), WorkOf(1));
   gateway.host().SetAddress(second.address());
-  EXPECT_THAT(base::MessageOf(gateway.WaitDown()), HasSubstr(second.address()));
+  EXPECT_THAT(gateway.WaitDown(), HasSubstr(second.address()));
   gateway.WaitUp(2);
   Outcome outcome;
   ASSERT_TRUE(gateway.rank().Submit(WorkOf(2), {}, outcome.Done()).ok());
@@ -293,7 +293,7 @@ TEST(RemoteHost, AWorkerThatEndsInOrderAnswersWhatItHas) {
   ASSERT_TRUE(gateway.rank().Submit(WorkOf(1), {}, outcome.Done()).ok());
   worker.rank().WaitForBrought(1);
   EXPECT_FALSE(worker.server().Drain(steady_clock::now())) << "a work is still there";
-  EXPECT_THAT(base::MessageOf(gateway.WaitDown()), HasSubstr("ending"));
+  EXPECT_THAT(gateway.WaitDown(), HasSubstr("ending"));
   EXPECT_TRUE(
       absl::IsUnavailable(gateway.rank().Submit(WorkOf(2), {}, [](const auto&) { FAIL(); })));
   worker.rank().Release();
