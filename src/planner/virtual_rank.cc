@@ -1,5 +1,6 @@
 #include "planner/virtual_rank.h"
 
+#include <iterator>
 #include <utility>
 
 #include "protocol/work_cost.h"
@@ -54,12 +55,17 @@ VirtualRank::VirtualRank(const spec::ModelSpec& spec,
 void VirtualRank::Add(uint64_t id, protocol::Work work, scheduler::TimePoint now) {
   scheduler::WaitingWork waiting = {
       .id = id, .arrival = now, .priority = work.priority, .deadline = work.deadline};
+  scheduler::WorkPlan plan = scheduler::PlanParts(
+      spec_, protocol::BlockHasher(options_.block_key), work, options_.queue.max_batch_tokens);
+  waiting.parts = std::move(plan.parts);
   WorkHere& here = works_[id];
-  protocol::PassCost cost(spec_);
-  for (scheduler::WorkPart& part :
-       scheduler::CutIntoParts(std::move(work), options_.queue.max_batch_tokens)) {
-    waiting.parts.push_back({.blocks = std::move(part.blocks), .flops = cost.Add(part.work).flops});
-    here.parts.push_back(std::move(part.work));
+  int32_t begin = 0;
+  for (const int32_t end : plan.part_ends) {
+    protocol::Work& part = here.parts.emplace_back();
+    part.cache_salt = work.cache_salt;
+    part.sequences.assign(std::make_move_iterator(work.sequences.begin() + begin),
+                          std::make_move_iterator(work.sequences.begin() + end));
+    begin = end;
   }
   queue_.Add(std::move(waiting));
 }

@@ -60,6 +60,7 @@ struct PartCost {
 struct WaitingWork {
   uint64_t id = 0;  // the caller's; unique among those in the queue
   std::vector<PartCost> parts;
+  bool one_part_per_pass = false;  // each builds on what the pass before left in the prefix cache
   TimePoint arrival;
   int64_t priority = 0;               // lower is earlier
   std::optional<TimePoint> deadline;  // not taken after it
@@ -106,8 +107,14 @@ class BatchQueue {
   // company; nullopt while nothing waits. Adding works may bring it forward.
   std::optional<TimePoint> StartTime() const;
 
+  // The first deadline of all that waits, and what has passed its own goes: Take does so too, but
+  // the client of a lost work need not wait for the end of a pass to hear of it.
+  std::optional<TimePoint> FirstDeadline() const;
+  void DropExpired(TimePoint now);
+
   // Forms the next batch ahead of time, while a pass runs.
   void Prepare(TimePoint now);
+  bool is_prepared() const;
   // The next batch: the prepared one with what has come since, or one formed now where that puts
   // others first. Empty if nothing that waits may run.
   Batch Take(TimePoint now);
@@ -118,6 +125,7 @@ class BatchQueue {
 
   // Of what has not been taken.
   size_t work_count() const;
+  bool empty() const { return work_count() == 0; }
   double waiting_flops() const;  // exactly 0 when nothing waits
 
  private:

@@ -37,6 +37,8 @@ class DistinctTokens {
   // How many tokens of `blocks`, distinct among themselves, are not in the set.
   int64_t CountNew(std::span<const TokenBlock> blocks) const;
   void Add(std::span<const TokenBlock> blocks);
+  // Whether it is new.
+  bool Add(const TokenBlock& block);
 
  private:
   absl::flat_hash_set<protocol::BlockHash> seen_;
