@@ -3,9 +3,9 @@
 #include <iterator>
 #include <utility>
 
-#include "protocol/work_cost.h"
 #include "scheduler/work_parts.h"
 #include "spec/flops.h"
+#include "spec/model_shapes.h"
 
 namespace zp::planner {
 namespace {
@@ -53,6 +53,8 @@ VirtualRank::VirtualRank(const spec::ModelSpec& spec,
       queue_(options.queue) {
   queue_.SetSpeed(model.flops_per_s(), model.saturation_flops());
 }
+
+VirtualRank::~VirtualRank() = default;
 
 void VirtualRank::Add(uint64_t id, protocol::Work work, scheduler::TimePoint now) {
   scheduler::WaitingWork waiting = {
