@@ -16,7 +16,11 @@ absl::Status Admit(const AdmissionOptions& options,
                    std::optional<std::chrono::steady_clock::time_point> deadline) {
   double limit_s = options.max_backlog_seconds;
   if (deadline.has_value()) {
-    limit_s = std::min(limit_s, std::chrono::duration<double>(*deadline - now).count());
+    const double left_s = std::chrono::duration<double>(*deadline - now).count();
+    if (left_s <= 0) {
+      return absl::DeadlineExceededError("the deadline had passed when the request came");
+    }
+    limit_s = std::min(limit_s, left_s);
   }
   double soonest_s = std::numeric_limits<double>::infinity();
   double retry_s = std::numeric_limits<double>::infinity();
@@ -37,7 +41,7 @@ absl::Status Admit(const AdmissionOptions& options,
       fmt::format("the queue is full: this request would be answered in {:.1f} s, the limit is "
                   "{:.1f} s; there will be room in about {} s",
                   soonest_s,
-                  std::max(0.0, limit_s),
+                  limit_s,
                   retry_seconds));
   full.SetPayload(protocol::kRetrySecondsPayload, absl::Cord(fmt::format("{}", retry_seconds)));
   return full;

@@ -23,10 +23,10 @@ struct AdmissionOptions {
   double max_backlog_seconds = 30;
 };
 
-// ResourceExhausted, with protocol::kRetrySecondsPayload: the seconds after which enough of the
-// backlog will have drained to take this work. A rank with nothing to do takes any work, and so
-// does one whose speed is not known yet.
-// REQUIRES: `ranks` is not empty.
+// DeadlineExceeded when the deadline has passed. ResourceExhausted, with
+// protocol::kRetrySecondsPayload: the seconds after which enough of the backlog will have drained
+// to take this work. A rank with nothing to do takes any work, and so does one whose speed is not
+// known yet. REQUIRES: `ranks` is not empty.
 absl::Status Admit(const AdmissionOptions& options,
                    std::span<const RankView> ranks,
                    std::chrono::steady_clock::time_point now,

@@ -1,13 +1,25 @@
 #include "routing/ledger.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/check.h"
 
 namespace zp::routing {
+namespace {
+
+// Of one work: ten thousand of them are still a sum that 64 bits hold.
+constexpr double kMaxKiloflops = 9e14;
+
+// What is not a number or below zero counts as nothing.
+int64_t WholeKiloflops(double kiloflops) {
+  return kiloflops > 0 ? std::llround(std::min(kiloflops, kMaxKiloflops)) : 0;
+}
+
+}  // namespace
 
 Ledger::Reservation::Reservation(Account& account, int64_t tokens, double flops)
-    : account_(&account), tokens_(tokens), kiloflops_(std::llround(flops / kFlopsPerUnit)) {
+    : account_(&account), tokens_(tokens), kiloflops_(WholeKiloflops(flops / kFlopsPerUnit)) {
   account_->requests += 1;
   account_->tokens += tokens_;
   account_->kiloflops += kiloflops_;
@@ -25,7 +37,7 @@ Ledger::Reservation& Ledger::Reservation::operator=(Reservation&& other) noexcep
 
 void Ledger::Reservation::Correct(double flops) {
   if (account_ != nullptr) {
-    const int64_t kiloflops = std::llround(flops / kFlopsPerUnit);
+    const int64_t kiloflops = WholeKiloflops(flops / kFlopsPerUnit);
     account_->kiloflops += kiloflops - kiloflops_;
     kiloflops_ = kiloflops;
   }
@@ -33,9 +45,9 @@ void Ledger::Reservation::Correct(double flops) {
 
 void Ledger::Reservation::Release() {
   if (account_ != nullptr) {
-    account_->requests -= 1;
     account_->tokens -= tokens_;
     account_->kiloflops -= kiloflops_;
+    account_->requests -= 1;  // last: without requests the slot may go to another rank
     account_ = nullptr;
     tokens_ = kiloflops_ = 0;
   }

@@ -1,6 +1,8 @@
 #include "routing/request_router.h"
 
+#include <algorithm>
 #include <random>
+#include <string>
 #include <thread>
 
 #include "gmock/gmock.h"
@@ -138,6 +140,53 @@ TEST_F(RequestRouterTest, ADeadlineThatIsSoonerIsTheLimit) {
   EXPECT_TRUE(absl::IsResourceExhausted(router->Decide(profile, kNow).status()));
   profile.deadline = kNow + seconds(5);
   EXPECT_TRUE(router->Decide(profile, kNow).ok());
+}
+
+TEST_F(RequestRouterTest, ADeadlineThatHasPassedIsNoMatterOfRoom) {
+  const auto router = MakeRouter("full", 1);
+  std::mt19937 random(1);
+  WorkProfile profile = router->Profile(RandomWork(random));
+  profile.deadline = kNow;
+  EXPECT_TRUE(absl::IsDeadlineExceeded(router->Decide(profile, kNow).status()));
+}
+
+// In played time: who comes again when he was told to finds room, and would not have a third
+// sooner.
+TEST_F(RequestRouterTest, AfterTheSecondsThatARefusalNamesThereIsRoom) {
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937 random(seed);
+  for (int round = 0; round < 100; ++round) {
+    const auto router = MakeRouter("flops", 1, {.admission = {.max_backlog_seconds = 60}});
+    const WorkProfile profile = router->Profile(RandomWork(random));
+    const double seconds_each = 1 + static_cast<double>(random() % 90) / 7;
+    router->OnReport(0, {.flops_per_s = profile.flops / seconds_each});
+    std::vector<Placement> placements;
+    while (true) {
+      auto placement = router->Decide(profile, kNow);
+      if (!placement.ok()) {
+        break;
+      }
+      placement->Correct(profile.flops);  // nothing is shared in the end
+      placements.push_back(*std::move(placement));
+    }
+    const auto refusal = router->Decide(profile, kNow);
+    const absl::Cord payload = *refusal.status().GetPayload(protocol::kRetrySecondsPayload);
+    const double told_s = std::stod(std::string(payload));
+    const auto has_room_after = [&](double elapsed_s) {
+      double left = profile.flops * static_cast<double>(placements.size()) -
+                    elapsed_s / seconds_each * profile.flops;
+      for (Placement& placement : placements) {
+        placement.Correct(std::clamp(left, 0.0, profile.flops));
+        left -= profile.flops;
+      }
+      return router->Decide(profile, kNow).ok();
+    };
+    EXPECT_TRUE(has_room_after(told_s)) << told_s;
+    if (told_s > 3) {  // in whole seconds
+      EXPECT_FALSE(has_room_after(0.7 * told_s)) << told_s;
+    }
+  }
 }
 
 TEST_F(RequestRouterTest, AnEmptyFleetIsUnavailable) {

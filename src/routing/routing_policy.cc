@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <tuple>
 #include <utility>
 
 #include "fmt/format.h"
@@ -84,15 +85,16 @@ Choice Full(const PolicyOptions& options, const WorkView&, Ranks ranks) {
   if (ranks[owner].held_tokens > 0 && ranks[owner].total_flops() <= bound) {
     return {.index = owner, .reason = Reason::kOwner};
   }
-  const size_t fullest = Least(ranks, [](const RankView& rank) {
-    const bool is_active =
-        rank.outstanding.requests > 0 && rank.total_flops() <= rank.saturation_flops;
-    return is_active ? -rank.outstanding.flops : 0;
+  // Of the busy ranks that stay unsaturated one that holds as much as any, and the fullest of
+  // those.
+  const auto is_fillable = [](const RankView& rank) {
+    return rank.outstanding.requests > 0 && rank.total_flops() <= rank.saturation_flops;
+  };
+  const size_t fill = Least(ranks, [&](const RankView& rank) {
+    return std::tuple(!is_fillable(rank), rank.cost_flops, -rank.outstanding.flops);
   });
-  const RankView& active = ranks[fullest];
-  return active.outstanding.requests > 0 && active.total_flops() <= active.saturation_flops
-             ? Choice{.index = fullest, .reason = Reason::kFill}
-             : Choice{.index = least};
+  return is_fillable(ranks[fill]) ? Choice{.index = fill, .reason = Reason::kFill}
+                                  : Choice{.index = least};
 }
 
 }  // namespace

@@ -69,6 +69,15 @@ TEST(RoutingPolicy, FullFillsAnActiveRankBeforeItWakesAnother) {
   EXPECT_EQ(least.reason, Reason::kLeast);
 }
 
+// Of several that hold the prefix only one is the owner.
+TEST(RoutingPolicy, FullFillsARankThatHoldsThePrefixBeforeAFullerOneThatDoesNot) {
+  const std::vector<RankView> ranks = {
+      Rank(0, 1, 98, 10, 800), Rank(1, 1, 20, 10, 800), Rank(2, 1, 45, 50), Rank(3, 0, 0, 50)};
+  const Choice choice = Choose("full", ranks);
+  EXPECT_EQ(choice.index, 1u);
+  EXPECT_EQ(choice.reason, Reason::kFill);
+}
+
 TEST(RoutingPolicy, TiesGoByRendezvous) {
   std::vector<RankView> ranks = {Rank(0, 0, 0, 50), Rank(1, 0, 0, 50)};
   ranks[0].tie_break = 7;

@@ -37,6 +37,14 @@ struct RankMetrics {
     }
   }
 
+  void Publish(const RequestRouter& router, RankId rank) {
+    const std::lock_guard lock(mutex);  // or an old number could be shown after a new one
+    const Outstanding outstanding = router.outstanding(rank);
+    outstanding_flops.Set(outstanding.flops);
+    outstanding_requests.Set(static_cast<double>(outstanding.requests));
+  }
+
+  std::mutex mutex;
   base::Gauge& outstanding_flops;
   base::Gauge& outstanding_requests;
   std::vector<base::Counter*> decisions;  // by reason
@@ -45,8 +53,9 @@ struct RankMetrics {
 struct RouterMetrics {
   base::Counter& refused =
       base::GetCounter("zeroprefill_router_refused_total", "Works for which there was no time");
-  base::Counter& resent = base::GetCounter("zeroprefill_router_resent_total",
-                                           "Works sent elsewhere since their rank was lost");
+  base::Counter& resent =
+      base::GetCounter("zeroprefill_router_resent_total",
+                       "Works sent elsewhere since their rank was lost or refused them");
   base::Counter& held_tokens = base::GetCounter(
       "zeroprefill_router_held_tokens_total", "Tokens that the chosen ranks were thought to hold");
   base::Counter& cached_tokens =
@@ -81,7 +90,8 @@ class WorkRouter::State : public std::enable_shared_from_this<State> {
     WorkSink::Done done;
     WorkProfile profile;
     std::vector<RankId> excluded;  // refused it or were lost
-    bool is_resent = false;
+    bool was_lost = false;         // sent elsewhere since a rank was lost; not again
+    bool was_refused = false;      // the same for a rank that refused it
   };
   // A flight that is at a rank; named by its number, which another try has not.
   struct Try {
@@ -98,8 +108,9 @@ class WorkRouter::State : public std::enable_shared_from_this<State> {
   absl::Status SendTo(const std::shared_ptr<Flight>& flight, Placement placement);
   void OnAnswer(uint64_t number, absl::StatusOr<WorkResult> answer);
   void Settle(Try finished, absl::StatusOr<WorkResult> answer);
+  static bool MayGoElsewhere(Flight& flight, const absl::Status& why);
+  absl::Status SendElsewhere(const std::shared_ptr<Flight>& flight, const absl::Status& why);
   absl::Status CheckStillWanted(const Flight& flight) const;
-  void PublishRank(RankId rank, const RankMetrics& metrics) const;
 
   const Clock clock_;
   RequestRouter router_;
@@ -115,31 +126,29 @@ class WorkRouter::State : public std::enable_shared_from_this<State> {
 };
 
 absl::Status WorkRouter::State::AddRank(RankId rank, WorkSink& sink) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (seats_.contains(rank)) {  // perhaps on its way out
-      return absl::AlreadyExistsError(fmt::format("rank {} is there already", rank));
-    }
-    seats_[rank] = {.sink = &sink, .metrics = std::make_shared<RankMetrics>(rank)};
+  auto metrics = std::make_shared<RankMetrics>(rank);
+  // At once here and in router_: a RemoveRank in between would leave a rank without a sink there.
+  const std::lock_guard lock(mutex_);
+  if (seats_.contains(rank)) {  // perhaps on its way out
+    return absl::AlreadyExistsError(fmt::format("rank {} is there already", rank));
   }
-  const absl::Status status = router_.AddRank(rank);
-  if (!status.ok()) {
-    const std::lock_guard lock(mutex_);
-    seats_.erase(rank);
-  }
-  return status;
+  ZP_RETURN_IF_ERROR(router_.AddRank(rank));
+  seats_[rank] = {.sink = &sink, .metrics = std::move(metrics)};
+  return absl::OkStatus();
 }
 
 void WorkRouter::State::RemoveRank(RankId rank) {
-  router_.RemoveRank(rank);
   std::vector<Try> lost;
+  std::shared_ptr<RankMetrics> metrics;
   {
     std::unique_lock lock(mutex_);
     const auto found = seats_.find(rank);
     if (found == seats_.end() || found->second.sink == nullptr) {
       return;  // not there, or somebody else removes it
     }
+    router_.RemoveRank(rank);
     found->second.sink = nullptr;
+    metrics = found->second.metrics;
     changed_.wait(lock, [&] { return seats_.at(rank).submit_count == 0; });
     seats_.erase(rank);
     for (auto next = tries_.begin(); next != tries_.end();) {
@@ -153,6 +162,7 @@ void WorkRouter::State::RemoveRank(RankId rank) {
   for (Try& one : lost) {
     Settle(std::move(one), absl::UnavailableError(fmt::format("rank {} was lost", rank)));
   }
+  metrics->Publish(router_, rank);  // nothing is at a rank that is gone
 }
 
 absl::Status WorkRouter::State::Submit(Work work, std::stop_token cancel, WorkSink::Done done) {
@@ -174,13 +184,12 @@ absl::Status WorkRouter::State::Submit(Work work, std::stop_token cancel, WorkSi
 
 // To the rank that is chosen, or to a second one where that refuses.
 absl::Status WorkRouter::State::Send(const std::shared_ptr<Flight>& flight, bool is_admitted) {
-  constexpr int kTries = 2;
   absl::Status refusal;
-  for (int tries = 0; tries < kTries; ++tries) {
+  while (true) {
     absl::StatusOr<Placement> placement =
         router_.Decide(flight->profile,
                        clock_(),
-                       {.is_admitted = is_admitted || tries > 0, .excluded = flight->excluded});
+                       {.is_admitted = is_admitted || !refusal.ok(), .excluded = flight->excluded});
     if (!placement.ok()) {
       if (absl::IsResourceExhausted(placement.status())) {
         metrics_.refused.Increment();
@@ -188,13 +197,19 @@ absl::Status WorkRouter::State::Send(const std::shared_ptr<Flight>& flight, bool
       return refusal.ok() ? placement.status() : refusal;  // what the rank said tells more
     }
     const RankId rank = placement->rank();
-    refusal = SendTo(flight, *std::move(placement));
-    if (!IsRefusal(refusal)) {
+    const absl::Status status = SendTo(flight, *std::move(placement));
+    if (!IsRefusal(status)) {
+      return status;
+    }
+    // A full rank says when to come again, one that is gone does not.
+    if (!absl::IsResourceExhausted(refusal)) {
+      refusal = status;
+    }
+    if (std::exchange(flight->was_refused, true)) {
       return refusal;
     }
     flight->excluded.push_back(rank);
   }
-  return refusal;
 }
 
 // OK: the answer comes through OnAnswer, or the flight is in other hands already.
@@ -217,7 +232,7 @@ absl::Status WorkRouter::State::SendTo(const std::shared_ptr<Flight>& flight, Pl
     number = ++try_count_;
     tries_.emplace(number, Try{.flight = flight, .placement = std::move(placement)});
   }
-  PublishRank(rank, *metrics);
+  metrics->Publish(router_, rank);
   const absl::Status status =
       sink->Submit(*flight->work,
                    flight->cancel,
@@ -237,7 +252,7 @@ absl::Status WorkRouter::State::SendTo(const std::shared_ptr<Flight>& flight, Pl
     tries_.erase(here);
   }
   refused.placement.Release();
-  PublishRank(rank, *metrics);
+  metrics->Publish(router_, rank);
   return status;
 }
 
@@ -255,8 +270,9 @@ void WorkRouter::State::OnAnswer(uint64_t number, absl::StatusOr<WorkResult> ans
   Settle(std::move(finished), std::move(answer));
 }
 
-// Gives the answer on, or sends the work elsewhere where its rank was lost. The reservation goes
-// before the answer: who has all answers finds the ledger at zero.
+// Gives the answer on, or sends the work elsewhere where its rank was lost or, being on another
+// host, refuses it only now. The reservation goes before the answer: who has all answers finds the
+// ledger at zero.
 void WorkRouter::State::Settle(Try finished, absl::StatusOr<WorkResult> answer) {
   const RankId rank = finished.placement.rank();
   finished.placement.Release();
@@ -270,29 +286,42 @@ void WorkRouter::State::Settle(Try finished, absl::StatusOr<WorkResult> answer) 
     }
   }
   if (metrics != nullptr) {
-    PublishRank(rank, *metrics);
+    metrics->Publish(router_, rank);
   }
   Flight& flight = *finished.flight;
-  if (absl::IsUnavailable(answer.status()) && !flight.is_resent && !is_closed) {
-    flight.is_resent = true;
+  if (!is_closed && MayGoElsewhere(flight, answer.status())) {
     flight.excluded.push_back(rank);
-    absl::Status status = CheckStillWanted(flight);
+    const absl::Status status = SendElsewhere(finished.flight, answer.status());
     if (status.ok()) {
-      base::log::warn("work {} goes to another rank: {}",
-                      flight.work->request_id,
-                      base::MessageOf(answer.status()));
-      metrics_.resent.Increment();
-      status = Send(finished.flight, /*is_admitted=*/true);
-      if (status.ok()) {
-        return;
-      }
+      return;
     }
-    answer = absl::IsUnavailable(status) ? answer.status() : status;
+    answer = status;
   }
   if (answer.ok()) {
     metrics_.cached_tokens.Increment(static_cast<double>(answer->usage.cached_tokens));
   }
   flight.done(std::move(answer));
+}
+
+// Once since a rank was lost and once since one refused; it remembers.
+bool WorkRouter::State::MayGoElsewhere(Flight& flight, const absl::Status& why) {
+  if (absl::IsUnavailable(why) && !flight.was_lost) {
+    flight.was_lost = true;
+    flight.was_refused = false;  // the rank that took it is another story
+    return true;
+  }
+  return absl::IsResourceExhausted(why) && !std::exchange(flight.was_refused, true);
+}
+
+// Not OK: what the client is to be told.
+absl::Status WorkRouter::State::SendElsewhere(const std::shared_ptr<Flight>& flight,
+                                              const absl::Status& why) {
+  ZP_RETURN_IF_ERROR(CheckStillWanted(*flight));
+  base::log::warn(
+      "work {} goes to another rank: {}", flight->work->request_id, base::MessageOf(why));
+  metrics_.resent.Increment();
+  const absl::Status status = Send(flight, /*is_admitted=*/true);
+  return absl::IsUnavailable(status) ? why : status;  // nobody else is there
 }
 
 absl::Status WorkRouter::State::CheckStillWanted(const Flight& flight) const {
@@ -303,12 +332,6 @@ absl::Status WorkRouter::State::CheckStillWanted(const Flight& flight) const {
     return absl::DeadlineExceededError("the deadline passed before the work started");
   }
   return absl::OkStatus();
-}
-
-void WorkRouter::State::PublishRank(RankId rank, const RankMetrics& metrics) const {
-  const Outstanding outstanding = router_.outstanding(rank);
-  metrics.outstanding_flops.Set(outstanding.flops);
-  metrics.outstanding_requests.Set(static_cast<double>(outstanding.requests));
 }
 
 void WorkRouter::State::Close() {

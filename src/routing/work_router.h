@@ -1,7 +1,8 @@
 // Brings works to ranks and keeps each until it is answered: RequestRouter with sinks behind it,
 // as one sink.
 //
-// A work whose rank is lost goes to another, once: works are idempotent. Whatever happens, `done`
+// A work whose rank is lost goes to another, once: works are idempotent. So does one that its rank
+// refuses, at once or, as ranks of other hosts do, in its answer. Whatever happens, `done`
 // is called once and the reservation is given back once; an answer that comes late, after the work
 // was sent elsewhere, is dropped.
 //

@@ -4,9 +4,11 @@
 #include <condition_variable>
 #include <mutex>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include "base/metrics.h"
 #include "gtest/gtest.h"
 #include "routing/testing.h"
 
@@ -122,6 +124,39 @@ TEST_F(WorkRouterTest, AsksASecondRankWhereTheFirstRefuses) {
   EXPECT_EQ(outstanding(), 1);
 }
 
+TEST_F(WorkRouterTest, AsksASecondRankWhereTheFirstRefusesInItsAnswer) {
+  ASSERT_TRUE(Submit().ok());
+  sinks_[0].Answer(absl::ResourceExhaustedError("full"));
+  EXPECT_TRUE(answers_.empty());
+  EXPECT_EQ(sinks_[1].submit_count(), 1);
+  sinks_[1].Answer(absl::ResourceExhaustedError("full too"));
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_TRUE(absl::IsResourceExhausted(answers_[0]));
+  EXPECT_EQ(outstanding(), 0);
+}
+
+TEST_F(WorkRouterTest, OfTwoRefusalsTheClientHearsTheOneThatSaysWhenToComeAgain) {
+  sinks_[0].Refuse(absl::ResourceExhaustedError("full"));
+  sinks_[1].Refuse(absl::UnavailableError("going"));
+  EXPECT_TRUE(absl::IsResourceExhausted(Submit()));
+  EXPECT_TRUE(absl::IsResourceExhausted(Submit()));  // in the other order
+  EXPECT_EQ(outstanding(), 0);
+}
+
+TEST_F(WorkRouterTest, ShowsNothingAtARankThatIsGone) {
+  const std::string gauge = "zeroprefill_router_outstanding_requests{rank=\"41\"} ";
+  HeldSink sink;
+  router_.RemoveRank(0);
+  router_.RemoveRank(1);
+  ASSERT_TRUE(router_.AddRank(41, sink).ok());
+  ASSERT_TRUE(Submit().ok());
+  EXPECT_NE(base::MetricsText().find(gauge + "1\n"), std::string::npos);
+  router_.RemoveRank(41);
+  EXPECT_NE(base::MetricsText().find(gauge + "0\n"), std::string::npos);
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_TRUE(absl::IsUnavailable(answers_[0]));
+}
+
 TEST_F(WorkRouterTest, AMistakeInTheWorkIsNotTriedTwice) {
   sinks_[0].Refuse(absl::InvalidArgumentError("bad"));
   EXPECT_TRUE(absl::IsInvalidArgument(Submit()));
@@ -155,6 +190,25 @@ TEST(WorkRouterEnd, AnswersWhatIsStillOut) {
   sink.Answer(WorkResult());  // late, and harmless
 }
 
+// A rank that two threads add and remove at once is there with its sink or is not there at all.
+TEST(WorkRouterSoak, ARankIsThereWithItsSinkOrNotAtAll) {
+  HeldSink sink;
+  WorkRouter router(TestSpec(), {}, *MakePolicy("full"));
+  const auto add_and_remove = [&] {
+    for (int i = 0; i < 2000; ++i) {
+      (void)router.AddRank(0, sink);
+      router.RemoveRank(0);
+    }
+  };
+  {
+    std::jthread one(add_and_remove);
+    std::jthread other(add_and_remove);
+  }
+  router.RemoveRank(0);
+  EXPECT_TRUE(router.decisions().ranks().empty());
+  EXPECT_TRUE(router.AddRank(0, sink).ok());
+}
+
 // Many clients, ranks that answer, fail, refuse, come and go: every work is answered once.
 TEST(WorkRouterSoak, LosesNothingAndAnswersNothingTwice) {
   const uint32_t seed = std::random_device{}();
@@ -180,8 +234,10 @@ TEST(WorkRouterSoak, LosesNothingAndAnswersNothingTwice) {
             sinks[rank].Answer(WorkResult());
           } else if (dice < 84) {
             sinks[rank].Answer(absl::UnavailableError("lost"));
-          } else if (dice < 86) {
+          } else if (dice == 84) {
             sinks[rank].Answer(absl::InternalError("failed"));
+          } else if (dice == 85) {
+            sinks[rank].Answer(absl::ResourceExhaustedError("full"));
           } else if (dice == 86) {
             sinks[rank].Refuse(absl::ResourceExhaustedError("full"));
           } else if (dice < 92) {
@@ -201,8 +257,14 @@ TEST(WorkRouterSoak, LosesNothingAndAnswersNothingTwice) {
         clients.emplace_back([&, client] {
           std::mt19937 random(seed + client);
           for (int work = client * kWorks; work < (client + 1) * kWorks; ++work) {
-            const absl::Status status = router.Submit(
-                RandomWork(random), {}, [&, work](const auto&) { ++answer_counts[work]; });
+            std::stop_source cancel;
+            const absl::Status status =
+                router.Submit(RandomWork(random), cancel.get_token(), [&, work](const auto&) {
+                  ++answer_counts[work];
+                });
+            if (random() % 4 == 0) {
+              cancel.request_stop();
+            }
             if (!status.ok()) {
               ++answer_counts[work];
               ++refused;
