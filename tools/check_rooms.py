@@ -58,6 +58,7 @@ WALLS = {
     "grpc": ["cluster/", "workplane/"],
     "google/protobuf": ["cluster/", "workplane/"],
     "cluster/control_plane": ["cluster/"],
+    "workplane/work_plane": ["workplane/"],
     "openssl/": ["cluster/"],
 }
 

@@ -2,20 +2,17 @@
 // must happen has happened, and the time-out of ctest ends it if it does not.
 
 #include <arpa/inet.h>
-#include <openssl/evp.h>
-#include <openssl/pem.h>
-#include <openssl/x509v3.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <condition_variable>
-#include <filesystem>
 #include <mutex>
 #include <random>
 
 #include "cluster/control_plane.grpc.pb.h"
 #include "cluster/coordinator.h"
 #include "cluster/member.h"
+#include "cluster/testing.h"
 #include "cluster/wire.h"
 #include "fmt/format.h"
 #include "gmock/gmock.h"
@@ -342,53 +339,6 @@ TEST(Cluster, PlainTextStaysOnPrivateNetworks) {
   EXPECT_TRUE(absl::IsInvalidArgument(
       Member::Join({.coordinator = "127.0.0.1", .join_token = kToken}).status()));
 }
-
-// A directory with a certificate for 127.0.0.1 that signed itself, and its key.
-class SelfSigned {
- public:
-  SelfSigned()
-      : directory_(std::filesystem::temp_directory_path() /
-                   fmt::format("zp_cluster_test_{}", getpid())) {
-    std::filesystem::create_directories(directory_);
-    EVP_PKEY* key = EVP_EC_gen("P-256");
-    X509* certificate = X509_new();
-    X509_set_version(certificate, 2);
-    ASN1_INTEGER_set(X509_get_serialNumber(certificate), 1);
-    X509_gmtime_adj(X509_getm_notBefore(certificate), -3600);
-    X509_gmtime_adj(X509_getm_notAfter(certificate), 3600);
-    X509_set_pubkey(certificate, key);
-    X509_NAME* name = X509_get_subject_name(certificate);
-    X509_NAME_add_entry_by_txt(
-        name, "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>("coordinator"), -1, -1, 0);
-    X509_set_issuer_name(certificate, name);
-    X509_EXTENSION* address =
-        X509V3_EXT_conf_nid(nullptr, nullptr, NID_subject_alt_name, "IP:127.0.0.1");
-    X509_add_ext(certificate, address, -1);
-    X509_EXTENSION_free(address);
-    EXPECT_GT(X509_sign(certificate, key, EVP_sha256()), 0);
-    Write(certificate_file(), [&](FILE* file) { return PEM_write_X509(file, certificate); });
-    Write(key_file(), [&](FILE* file) {
-      return PEM_write_PrivateKey(file, key, nullptr, nullptr, 0, nullptr, nullptr);
-    });
-    X509_free(certificate);
-    EVP_PKEY_free(key);
-  }
-  ~SelfSigned() { std::filesystem::remove_all(directory_); }
-
-  std::string certificate_file() const { return directory_ / "certificate.pem"; }
-  std::string key_file() const { return directory_ / "key.pem"; }
-
- private:
-  template <typename Function>
-  static void Write(const std::string& path, const Function& write) {
-    FILE* file = fopen(path.c_str(), "w");
-    ASSERT_NE(file, nullptr);
-    EXPECT_EQ(write(file), 1);
-    fclose(file);
-  }
-
-  std::filesystem::path directory_;
-};
 
 TEST(Cluster, SpeaksTlsAndOnlyTls) {
   const SelfSigned self_signed;

@@ -9,6 +9,7 @@
 #include "base/logging.h"
 #include "cluster/channel_security.h"
 #include "cluster/control_plane.grpc.pb.h"
+#include "cluster/host_address.h"
 #include "cluster/roster.h"
 #include "cluster/secret.h"
 #include "cluster/wire.h"
@@ -119,9 +120,7 @@ class GrpcCoordinator final : public Coordinator, public wire::ControlPlane::Cal
                                        options_.tls_certificate_file,
                                        options_.tls_key_file,
                                        options_.allow_plaintext));
-    const bool is_v6 = options_.address.find(':') != std::string::npos;
-    const std::string target = fmt::format(
-        "{}:{}", is_v6 ? fmt::format("[{}]", options_.address) : options_.address, options_.port);
+    const std::string target = TargetOf(options_.address, options_.port);
     grpc::ServerBuilder builder;
     int port = 0;
     builder.AddListeningPort(target, security, &port);

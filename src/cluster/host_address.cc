@@ -5,6 +5,8 @@
 #include <array>
 #include <cstdint>
 
+#include "fmt/format.h"
+
 namespace zp::cluster {
 namespace {
 
@@ -55,6 +57,11 @@ std::string HostOf(const std::string& target) {
     return host.substr(1, host.size() - 2);
   }
   return host.find(':') == std::string::npos ? host : "";
+}
+
+std::string TargetOf(const std::string& host, uint16_t port) {
+  const bool is_v6 = host.find(':') != std::string::npos;
+  return is_v6 ? fmt::format("[{}]:{}", host, port) : fmt::format("{}:{}", host, port);
 }
 
 }  // namespace zp::cluster

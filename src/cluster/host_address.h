@@ -3,6 +3,7 @@
 // Thread safety: pure functions.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace zp::cluster {
@@ -13,5 +14,8 @@ bool IsPrivateHost(const std::string& host);
 
 // "host:port" or "[v6]:port" without the port; empty for what is neither.
 std::string HostOf(const std::string& target);
+
+// The other way round.
+std::string TargetOf(const std::string& host, uint16_t port);
 
 }  // namespace zp::cluster

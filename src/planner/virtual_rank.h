@@ -52,9 +52,12 @@ class VirtualRank {
 
  private:
   struct WorkHere {
-    std::vector<protocol::Work> parts;
+    protocol::Work work;  // sequences that went into a pass are moved out
+    std::vector<int32_t> part_ends;
   };
   struct Pass;
+
+  protocol::Work TakePiece(const scheduler::TakenWork& taken);
 
   VirtualRank(const spec::ModelSpec& spec,
               const RankModel& model,
@@ -64,6 +67,7 @@ class VirtualRank {
   const spec::ModelSpec& spec_;
   const RankModel& model_;
   const VirtualRankOptions options_;
+  const protocol::BlockHasher hasher_;
   std::unique_ptr<kvcache::PrefixCache> cache_;  // null: none
   scheduler::BatchQueue queue_;
   absl::flat_hash_map<uint64_t, WorkHere> works_;
