@@ -155,6 +155,13 @@ absl::Status LocalModel::OpenSeat() {
   for (const std::unique_ptr<engine::Engine>& engine : engines_) {
     engines.push_back(engine.get());
   }
+  if (report_board_ != nullptr) {
+    std::vector<protocol::WorkSink*> ranks;
+    for (const std::unique_ptr<scheduler::Scheduler>& scheduler : schedulers_) {
+      ranks.push_back(scheduler.get());
+    }
+    ZP_RETURN_IF_ERROR(seat_->HoldOutRanks(std::move(ranks), *report_board_));
+  }
   return seat_->Open(host_model_->kept_bytes(), std::move(engines));
 }
 
@@ -162,6 +169,9 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
   if (!options.trace_path.empty()) {
     trace_path_ = options.trace_path;
     trace_ = std::make_unique<base::Trace>();
+  }
+  if (!options.cluster.coordinator.empty()) {
+    report_board_ = std::make_unique<workplane::ReportBoard>(options.rank_count);
   }
   const std::vector<std::vector<int>> cpus_of_rank = SplitCores(options);
   std::vector<scheduler::Scheduler*> schedulers;
@@ -176,6 +186,12 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
                                 .trace = trace_.get()}));
     scheduler::SchedulerOptions scheduler_options = options.scheduler;
     scheduler_options.rank = rank;
+    if (report_board_ != nullptr) {
+      scheduler_options.on_report = [board = report_board_.get(),
+                                     rank](const protocol::RankReport& report) {
+        board->OnReport(rank, report);
+      };
+    }
     schedulers.push_back(schedulers_
                              .emplace_back(std::make_unique<scheduler::Scheduler>(
                                  *engines_.back(), scheduler_options))
@@ -187,6 +203,9 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
 
 LocalModel::~LocalModel() {
   service_.reset();
+  if (seat_ != nullptr) {
+    seat_->StopWorks();
+  }
   rank_group_.reset();
   schedulers_.clear();
   seat_.reset();

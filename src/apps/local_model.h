@@ -1,6 +1,7 @@
 // A model directory, loaded and ready to answer in this process: what `serve` and `score` stand on.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "scheduler/rank_group.h"
 #include "scheduler/scheduler.h"
 #include "text/tokenizer.h"
+#include "workplane/report_board.h"
 
 namespace zp::apps {
 
@@ -43,6 +45,11 @@ class LocalModel {
   // Writes the trace, where one was asked for.
   ~LocalModel();
 
+  // Of works that other hosts have brought; false if some are not answered by `deadline`.
+  bool DrainWorks(std::chrono::steady_clock::time_point deadline) {
+    return seat_ == nullptr || seat_->DrainWorks(deadline);
+  }
+
   gateway::Service& service() { return *service_; }
   protocol::WorkSink& sink() { return *rank_group_; }
   const gateway::ServedModel& served_model() const { return *served_model_; }
@@ -63,6 +70,7 @@ class LocalModel {
   std::unique_ptr<base::Trace> trace_;
   std::shared_ptr<const engine::HostModel> host_model_;
   std::vector<std::unique_ptr<engine::Engine>> engines_;  // [rank]
+  std::unique_ptr<workplane::ReportBoard> report_board_;  // null: no ranks are held out
   std::unique_ptr<ClusterSeat> seat_;                     // null: this host is alone
   std::unique_ptr<gateway::ServedModel> served_model_;
   std::vector<std::unique_ptr<scheduler::Scheduler>> schedulers_;  // [rank]
