@@ -152,9 +152,13 @@ void StrategyRounds::Record(const std::vector<RankRun>& runs, int32_t pass_count
                                                       : 0);
 }
 
+int64_t ElementBytes(const TunnelSetting& setting) {
+  return static_cast<int64_t>(spec::SizeOf(setting.dtype));
+}
+
 double TunnelSaturation(const TunnelSetting& setting, double flops_per_s, double context_tokens) {
   return spec::SaturationTokens(
-      MissingBytes(setting.spec, setting.ranks) / setting.link_bytes_per_s,
+      MissingBytes(setting.spec, ElementBytes(setting), setting.ranks) / setting.link_bytes_per_s,
       flops_per_s,
       spec::LayerFlopsPerToken(setting.spec, context_tokens));
 }
@@ -174,6 +178,10 @@ json::object ReportCase(const TunnelSetting& setting,
       {"model_dim", setting.spec.model_dim},
       {"layers", setting.spec.layer_count},
       {"balance", setting.balance},
+      {"dtype", std::string(spec::NameOf(setting.dtype))},
+      {"element_bytes", ElementBytes(setting)},
+      {"bytes_per_flop", setting.bytes_per_flop},
+      {"links", setting.links},
       {"rounds", setting.rounds},
       {"load", setting.load},
       {"cores_per_rank", setting.cores_per_rank},
@@ -185,12 +193,18 @@ json::object ReportCase(const TunnelSetting& setting,
       {"file_repeats", work.file_repeats},
       {"mean_context", work.mean_context},
       {"peak_flops_per_s", setting.peak_flops_per_s},
+      {"nominal_link_bytes_per_s", setting.nominal_link_bytes_per_s},
       {"link_bytes_per_s", setting.link_bytes_per_s},
+      {"link_cpu_s_per_gb", setting.link_cpu_s_per_gb},
       {"saturation_tokens", saturation},
       {"above_saturation", static_cast<double>(smallest_pass) >= saturation},
       {"ideal_ratio",
-       IdealRatio(
-           setting.spec, setting.ranks, achieved, setting.link_bytes_per_s, work.mean_context)}};
+       IdealRatio(setting.spec,
+                  ElementBytes(setting),
+                  setting.ranks,
+                  achieved,
+                  setting.link_bytes_per_s,
+                  work.mean_context)}};
   if (Find(tunnel_case, "resident") != nullptr || Find(tunnel_case, "alone") != nullptr) {
     line["resident_huge_page_fraction"] = setting.huge_page_fraction;
   }

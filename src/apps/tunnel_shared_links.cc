@@ -107,7 +107,7 @@ SharedLinks::Clock::time_point SharedLinks::Book(int32_t source_rank,
   }
   const int64_t bin_bytes = table_->bin_bytes;
   const double ns_per_byte = static_cast<double>(bin_ns) / static_cast<double>(bin_bytes);
-  const auto span_of = [&](int64_t count) {
+  const auto span_of = [&](int64_t count) -> int64_t {
     return std::llround(ns_per_byte * static_cast<double>(count));
   };
   Direction& out = outgoing(source_rank);
