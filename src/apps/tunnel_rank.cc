@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iostream>
 #include <memory>
+#include <span>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -22,6 +23,7 @@
 #include "apps/tunnel_moes.h"
 #include "apps/tunnel_rank_links.h"
 #include "apps/tunnel_report.h"
+#include "base/checksum.h"
 #include "base/logging.h"
 #include "base/thread_pool.h"
 #include "boost/json.hpp"
@@ -314,9 +316,16 @@ class TunnelRank {
 
   absl::Status RunPass(const std::vector<protocol::Work>& works, RankRun& run) {
     const engine::BatchResult result = engine_->Run(PointersTo(works));
+    std::vector<float> answers = {};
     for (const auto& work : result.works) {
       ZP_RETURN_IF_ERROR(work.status());
+      for (const protocol::Row& row : work->sequences[0].rows) {
+        answers.insert(answers.end(), row.column_logits.begin(), row.column_logits.end());
+      }
     }
+    const uint64_t chain[] = {run.answers_checksum,
+                              base::Checksum(std::as_bytes(std::span(answers)))};
+    run.answers_checksum = base::Checksum(std::as_bytes(std::span(chain)));
     run.tokens += result.report.computed_tokens;
     run.flops += result.report.flops;
     run.wait_seconds += result.report.exposed_wait_seconds;

@@ -30,6 +30,7 @@ struct RankRun {
   double gathered_bytes = 0;  // or what dispatch received
   double flops = 0;
   double cpu_seconds = 0;
+  uint64_t answers_checksum = 0;
 
   static absl::StatusOr<RankRun> FromJson(const boost::json::object& object);
   boost::json::object ToJson() const;
@@ -45,6 +46,7 @@ struct StrategyRounds {
   std::vector<double> cpu_fraction = {};
   std::vector<double> bytes_per_pass = {};  // brought to a rank
   std::vector<double> gather_bytes_per_s = {};
+  std::vector<uint64_t> answers_checksums = {};  // of all ranks' answers
 
   // `runs`: of the ranks that took part.
   void Record(const std::vector<RankRun>& runs, int32_t pass_count);
