@@ -350,9 +350,10 @@ class TunnelRank {
   }
 
   const RankOptions options_;
-  const std::unique_ptr<RankLinks> links_;  // outlives what reads over it
   std::unique_ptr<checkpoint::Checkpoint> checkpoint_;
   std::shared_ptr<const engine::HostModel> sharded_;
+  const std::unique_ptr<RankLinks>
+      links_;  // ends before what it holds out, after who reads over it
   std::unique_ptr<fabric::Exchange> exchange_;
   std::unique_ptr<experts::ExpertGatherer> window_;
   std::unique_ptr<HeldExperts> held_;

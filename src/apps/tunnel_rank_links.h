@@ -1,7 +1,8 @@
 // How a rank of the wind tunnel reaches the others: by the network that its host has, or through
 // memory that all ranks map.
 //
-// Thread safety: one thread. Ownership: what Reach and Join return must not outlive it.
+// Thread safety: one thread. Ownership: what Reach and Join return must not outlive it, and it must
+// not outlive what it holds out.
 #pragma once
 
 #include <cstddef>
