@@ -27,6 +27,8 @@ using std::chrono::nanoseconds;
 
 // How often someone who waits looks whether those he waits for still run.
 constexpr milliseconds kLifeCheck{100};
+// Each rank writes lines of its own, and whatever follows in the memory is aligned.
+constexpr size_t kLineBytes = 64;
 
 timespec ToTimespec(nanoseconds time) {
   return {.tv_sec = time.count() / 1'000'000'000, .tv_nsec = time.count() % 1'000'000'000};
@@ -64,7 +66,7 @@ static_assert(std::atomic<uint64_t>::is_always_lock_free);
 
 // From one rank to another. The sender writes all but `taken_step`, and `step` last; the receiver
 // answers with taken_step, and from then on the sender may write anew.
-struct Mail {
+struct alignas(kLineBytes) Mail {
   std::atomic<uint64_t> step;
   std::atomic<uint64_t> taken_step;
   uint64_t pieces;  // iovec[piece_count] in the sender's process
@@ -74,7 +76,7 @@ struct Mail {
 };
 
 // What a rank tells all.
-struct Seat {
+struct alignas(kLineBytes) Seat {
   std::atomic<int32_t> pid;  // 0: has not come
   std::atomic<bool> is_lost;
   Bell bell;

@@ -27,8 +27,9 @@ int64_t BookedBytes(uint64_t entry, int64_t bin) {
 
 }  // namespace
 
-// bin_ns is written last: who sees it sees the other.
-struct SharedLinks::Table {
+// bin_ns is written last: who sees it sees the other. A line of its own, so that what follows the
+// links in the memory is aligned too.
+struct alignas(64) SharedLinks::Table {
   std::atomic<int64_t> bin_bytes;
   std::atomic<int64_t> bin_ns;  // 0: no limit
 };

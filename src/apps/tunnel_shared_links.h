@@ -24,7 +24,7 @@ class SharedLinks {
  public:
   using Clock = std::chrono::steady_clock;  // one for all processes of a machine
 
-  static size_t BytesFor(int32_t rank_count);
+  static size_t BytesFor(int32_t rank_count);  // whole lines of 64 bytes
 
   // On memory of BytesFor(rank_count) that was zero before the first rank came; links have no limit
   // before SetRate.
