@@ -10,6 +10,7 @@
 #include "apps/bench_sharing.h"
 #include "apps/bench_stream.h"
 #include "apps/bench_tunnel.h"
+#include "apps/bench_workplane.h"
 #include "apps/tunnel_rank.h"
 
 namespace zp::apps {
@@ -27,6 +28,7 @@ void AddBenchCommand(CLI::App& app) {
   AddBenchSharingCommand(*bench);
   AddBenchStreamCommand(*bench);
   AddBenchTunnelCommand(*bench);
+  AddBenchWorkplaneCommand(*bench);
   AddTunnelRankCommand(*bench);
 }
 
