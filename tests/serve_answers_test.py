@@ -169,6 +169,39 @@ class ServeAnswersTest(unittest.TestCase):
         for index, answer in zip(order, answers):
             self.assertEqual(answer, alone[index])
 
+    def test_a_prefix_cache_saves_work_and_changes_no_answer(self):
+        prompt = " ".join(TEXTS)
+        requests = [
+            ("/v1/classify", {"task": "topic", "input": [prompt, prompt + " More."]}),
+            ("/v1/completions", {"prompt": prompt, "max_tokens": 1, "logprobs": 2, "echo": True}),
+            ("/v1/loglikelihood", {"context": prompt, "continuations": [" Yes.", " No."]}),
+            ("/v1/embeddings", {"input": prompt, "pooling": "mean"}),
+        ]
+
+        def answers(server, extra):
+            found = []
+            for path, body in requests:
+                status, answer = server.post(path, {**body, **extra})
+                self.assertEqual(status, 200, answer)
+                found.append(answer.get("data") or [c["logprobs"] for c in answer["choices"]])
+            return found
+
+        expected = answers(self.server, {})
+        with Server(flags=["--prefix-cache", "64MiB"]) as server:
+            for extra in ({}, {}, {"cache_salt": "mine"}):
+                self.assertEqual(answers(server, extra), expected)
+
+            def cached_tokens(extra):
+                _, answer = server.post("/v1/classify", {**requests[0][1], **extra})
+                return answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+            self.assertGreater(cached_tokens({}), 0)
+            self.assertGreater(cached_tokens({"cache_salt": "mine"}), 0)
+            self.assertEqual(cached_tokens({"cache_salt": "yours"}), 0)
+            _, page = server.request("GET", "/metrics")
+            self.assertRegex(page.decode(), r"prefix_cache_hit_tokens_total{[^}]*} [1-9]")
+            self.assertRegex(page.decode(), r"prefix_cache_bytes{[^}]*} [1-9]")
+
 
 if __name__ == "__main__":
     unittest.main()

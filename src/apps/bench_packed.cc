@@ -18,9 +18,10 @@ absl::StatusOr<std::string> PackedBenchDirectory(const std::string& name,
                                                  const spec::ModelSpec& spec,
                                                  const std::string& work_directory,
                                                  base::ThreadPool& pool,
-                                                 std::optional<spec::Fp8Blocks> fp8_blocks) {
+                                                 std::optional<spec::Fp8Blocks> fp8_blocks,
+                                                 spec::DType dtype) {
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Kernels> kernels,
-                      ops::cpu::CreateKernels(spec::DType::kBf16, pool));
+                      ops::cpu::CreateKernels(dtype, pool));
   const std::string layout = kernels->layout_name(fp8_blocks);
   const std::string directory =
       fmt::format("zeroprefill-{}-{}-{:08x}",

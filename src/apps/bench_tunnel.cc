@@ -18,6 +18,7 @@
 #include "apps/tunnel_arithmetic.h"
 #include "apps/tunnel_cases.h"
 #include "apps/tunnel_hosts.h"
+#include "apps/tunnel_links.h"
 #include "apps/tunnel_report.h"
 #include "base/thread_pool.h"
 #include "base/units.h"
@@ -41,6 +42,8 @@ struct TunnelOptions {
   int32_t layers = 3;
   int32_t model_dim = 0;  // 0: the shape's
   std::string balance = "h100-nvlink";
+  std::string links = "shaped";
+  std::string dtype = "bf16";
   std::vector<std::string> cases = {"256", "4096"};
   std::string tokenizer;
   int64_t tokens = 0;  // of a rank's pass; 0: by `load`
@@ -120,11 +123,15 @@ class Tunnel {
       spec_.model_dim = options_.model_dim;
       name += fmt::format("-{}", options_.model_dim);
     }
-    ZP_ASSIGN_OR_RETURN(const double bytes_per_flop, BytesPerFlop(options_.balance));
-    ZP_RETURN_IF_ERROR(CheckMemory(bytes_per_flop));
+    ZP_ASSIGN_OR_RETURN(const LinkKind links, ParseLinkKind(options_.links));
+    ZP_ASSIGN_OR_RETURN(setting_.dtype, ParseDType(options_.dtype));
+    ZP_ASSIGN_OR_RETURN(setting_.bytes_per_flop,
+                        BytesPerFlop(options_.balance, ElementBytes(setting_)));
+    ZP_RETURN_IF_ERROR(CheckMemory(setting_.bytes_per_flop));
     base::ThreadPool pool(static_cast<int>(std::thread::hardware_concurrency()));
-    ZP_ASSIGN_OR_RETURN(const std::string packed,
-                        PackedBenchDirectory(name, spec_, options_.work_directory, pool));
+    ZP_ASSIGN_OR_RETURN(
+        const std::string packed,
+        PackedBenchDirectory(name, spec_, options_.work_directory, pool, {}, setting_.dtype));
     std::string pattern = (fs::temp_directory_path() / "zeroprefill_tunnel_XXXXXX").string();
     if (mkdtemp(pattern.data()) == nullptr) {
       return absl::InternalError(fmt::format("{}: cannot be made", pattern));
@@ -134,24 +141,34 @@ class Tunnel {
                         TunnelHosts::Start({.ranks = options_.ranks,
                                             .packed_directory = packed,
                                             .spec = spec_,
+                                            .dtype = setting_.dtype,
+                                            .links = links,
                                             .has_held_copy = NeedsHeldCopy(),
-                                            .bytes_per_flop = bytes_per_flop}));
-    setting_ = {.shape = options_.shape,
-                .balance = options_.balance,
-                .spec = spec_,
-                .ranks = options_.ranks,
-                .rounds = options_.rounds,
-                .load = options_.tokens > 0 ? 0 : options_.load,
-                .cores_per_rank = hosts_->cores_per_rank(),
-                .peak_flops_per_s = hosts_->peak_flops_per_s(),
-                .link_bytes_per_s = hosts_->link_bytes_per_s(),
-                .huge_page_fraction = hosts_->huge_page_fraction()};
+                                            .bytes_per_flop = setting_.bytes_per_flop}));
+    setting_.shape = options_.shape;
+    setting_.balance = options_.balance;
+    setting_.spec = spec_;
+    setting_.ranks = options_.ranks;
+    setting_.rounds = options_.rounds;
+    setting_.load = options_.tokens > 0 ? 0 : options_.load;
+    setting_.cores_per_rank = hosts_->cores_per_rank();
+    setting_.peak_flops_per_s = hosts_->peak_flops_per_s();
+    setting_.links = NameOf(links);
+    setting_.nominal_link_bytes_per_s = hosts_->nominal_link_bytes_per_s();
+    setting_.link_bytes_per_s = hosts_->link_bytes_per_s();
+    setting_.link_cpu_s_per_gb = hosts_->link_cpu_s_per_gb();
+    setting_.huge_page_fraction = hosts_->huge_page_fraction();
     Tell(fmt::format(
-        "{:.2f} of a core a rank ({}), {:.1f} GFLOP/s, links of {:.1f} MB/s",
+        "{:.2f} of a core a rank ({}), {:.1f} GFLOP/s of {}, {} links of {:.1f} MB/s ({:.1f} "
+        "measured, at {:.3f} CPU s per GB)",
         setting_.cores_per_rank,
         setting_.cores_per_rank < 1 ? "an enforced quota, alike for all" : "its own, no quota",
         setting_.peak_flops_per_s / 1e9,
-        setting_.link_bytes_per_s / 1e6));
+        options_.dtype,
+        setting_.links,
+        setting_.nominal_link_bytes_per_s / 1e6,
+        setting_.link_bytes_per_s / 1e6,
+        setting_.link_cpu_s_per_gb));
     return absl::OkStatus();
   }
 
@@ -163,8 +180,9 @@ class Tunnel {
   // the size of a pass is known before anything is measured.
   absl::Status CheckMemory(double bytes_per_flop) const {
     const double context = 128;
-    const double saturation = kExpectedMfu * MissingBytes(spec_, options_.ranks) / bytes_per_flop /
-                              spec::LayerFlopsPerToken(spec_, context);
+    const double saturation = kExpectedMfu *
+                              MissingBytes(spec_, ElementBytes(setting_), options_.ranks) /
+                              bytes_per_flop / spec::LayerFlopsPerToken(spec_, context);
     auto pass_tokens = options_.tokens > 0
                            ? options_.tokens
                            : static_cast<int64_t>(std::ceil(options_.load * saturation));
@@ -175,6 +193,7 @@ class Tunnel {
     }
     const TunnelUse use = {
         .ranks = options_.ranks,
+        .element_bytes = ElementBytes(setting_),
         .pass_tokens = pass_tokens,
         .window_slots = engine::HostModelOptions{}.window_slot_count,
         .gathers = Contains(options_.strategies, "gather"),
@@ -208,7 +227,8 @@ class Tunnel {
   }
 
   int64_t AllExpertBytes() const {
-    return int64_t{2} * spec_.layer_count * spec_.expert_count * spec::ExpertParameters(spec_);
+    return ElementBytes(setting_) * spec_.layer_count * spec_.expert_count *
+           spec::ExpertParameters(spec_);
   }
 
   // --- Cases ---
@@ -412,8 +432,8 @@ absl::Status RunTunnel(const TunnelOptions& options) {
 void AddBenchTunnelCommand(CLI::App& bench) {
   CLI::App* command = bench.add_subcommand("tunnel",
                                            "Gathering weights against dispatching tokens, on hosts "
-                                           "in network namespaces whose links are "
-                                           "shaped to the balance of a GPU machine (needs root)");
+                                           "whose links are held to the balance of a GPU machine "
+                                           "(shaped ones, and more hosts than cores, need root)");
   const auto options = std::make_shared<TunnelOptions>();
   command
       ->add_option("--ranks",
@@ -432,7 +452,20 @@ void AddBenchTunnelCommand(CLI::App& bench) {
   command
       ->add_option("--balance",
                    options->balance,
-                   "h100-nvlink, pcie5, or the link's bytes/s per FLOP/s of a rank")
+                   "h100-nvlink, pcie5, or the link's bytes/s per FLOP/s of a rank, as for bf16")
+      ->capture_default_str();
+  command
+      ->add_option("--links",
+                   options->links,
+                   "shaped: TCP between network namespaces, done by the ranks' own cores; shared: "
+                   "memory that ranks share, each link paced by a timetable")
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--dtype",
+          options->dtype,
+          "bf16 or f32 (where a machine has no fast bf16), of weights and activations; f32 "
+          "gets links of twice the bytes")
       ->capture_default_str();
   command
       ->add_option("--cases",

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "base/checksum.h"
 #include "base/logging.h"
 #include "cluster/host_address.h"
 #include "fabric/socket_address.h"
@@ -84,6 +85,10 @@ void AddFounderFlags(CLI::App& command, ClusterOptions& options) {
   of_hosts.push_back(command.add_option(
       "--cluster-cert", options.tls_certificate_file, "PEM; TLS where hosts join"));
   of_hosts.push_back(
+      command.add_option("--work-roots",
+                         options.work_root_certificates_file,
+                         "PEM; root certificates for TLS to where workers take works"));
+  of_hosts.push_back(
       command.add_option("--cluster-key", options.tls_key_file, "PEM, of --cluster-cert"));
   for (CLI::Option* option : of_hosts) {
     option->needs(hosts);
@@ -101,21 +106,30 @@ void AddWorkerFlags(CLI::App& command, ClusterOptions& options) {
   command.add_option("--cluster-roots",
                      options.tls_root_certificates_file,
                      "PEM; root certificates for TLS to --join");
+  command
+      .add_option("--work-address",
+                  options.work_address,
+                  "Address or interface on which the founder brings works (default: that of "
+                  "--weight-address)")
+      ->type_name("ADDRESS");
+  command.add_option("--work-port", options.work_port, "0 picks a free one")->capture_default_str();
+  command.add_option("--work-cert", options.work_certificate_file, "PEM; TLS where works come in");
+  command.add_option("--work-key", options.work_key_file, "PEM, of --work-cert");
   AddCommonFlags(command, options);
 }
 
 absl::StatusOr<std::unique_ptr<ClusterSeat>> ClusterSeat::Take(const ClusterOptions& options,
                                                                const Share& share) {
-  ZP_ASSIGN_OR_RETURN(const std::string join_token, ReadJoinToken(options));
   std::unique_ptr<ClusterSeat> seat(new ClusterSeat(options));
-  ZP_RETURN_IF_ERROR(options.coordinator.empty() ? seat->Found(join_token, share)
-                                                 : seat->Join(join_token, share));
+  ZP_ASSIGN_OR_RETURN(seat->join_token_, ReadJoinToken(options));
+  seat->model_fingerprint_ = share.model_fingerprint;
+  ZP_RETURN_IF_ERROR(options.coordinator.empty() ? seat->Found(share) : seat->Join(share));
   return seat;
 }
 
-ClusterSeat::~ClusterSeat() = default;
+ClusterSeat::~ClusterSeat() { StopWorks(); }
 
-absl::Status ClusterSeat::Found(const std::string& join_token, const Share& share) {
+absl::Status ClusterSeat::Found(const Share& share) {
   placement_ = {.host_slots = options_.host_count,
                 .expert_memory_bytes = static_cast<uint64_t>(share.expert_memory_bytes),
                 .rank_count = share.rank_count,
@@ -128,7 +142,7 @@ absl::Status ClusterSeat::Found(const std::string& join_token, const Share& shar
                       cluster::Coordinator::Start(
                           {.address = options_.address,
                            .port = options_.port,
-                           .join_token = join_token,
+                           .join_token = join_token_,
                            .tls_certificate_file = options_.tls_certificate_file,
                            .tls_key_file = options_.tls_key_file,
                            .allow_plaintext = options_.allow_plaintext,
@@ -153,14 +167,14 @@ absl::Status ClusterSeat::SetWeightAddress(const std::string& flag, const std::s
   return absl::OkStatus();
 }
 
-absl::Status ClusterSeat::Join(const std::string& join_token, const Share& share) {
+absl::Status ClusterSeat::Join(const Share& share) {
   if (!options_.weight_address.empty()) {
     ZP_RETURN_IF_ERROR(SetWeightAddress("--weight-address", options_.weight_address));
   }
   ZP_ASSIGN_OR_RETURN(member_,
                       cluster::Member::Join(
                           {.coordinator = options_.coordinator,
-                           .join_token = join_token,
+                           .join_token = join_token_,
                            .tls_root_certificates_file = options_.tls_root_certificates_file,
                            .allow_plaintext = options_.allow_plaintext,
                            .model_fingerprint = share.model_fingerprint,
@@ -177,6 +191,10 @@ absl::Status ClusterSeat::Join(const std::string& join_token, const Share& share
   return absl::OkStatus();
 }
 
+uint64_t ClusterSeat::block_key() const {
+  return base::KeyedHash(/*key=*/0, std::as_bytes(std::span(join_token_))).low;
+}
+
 std::map<int32_t, std::string> ClusterSeat::peers() const {
   return PeersIn(member_ != nullptr ? member_->membership() : coordinator_->membership());
 }
@@ -185,7 +203,7 @@ std::map<int32_t, std::string> ClusterSeat::PeersIn(const cluster::Membership& m
   std::map<int32_t, std::string> peers;
   for (const cluster::MemberHost& host : membership.hosts) {
     if (host.slot != host_) {
-      peers[host.slot] = host.advertisement;
+      peers[host.slot] = host.offer.advertisement;
     }
   }
   return peers;
@@ -206,8 +224,63 @@ absl::Status ClusterSeat::Open(std::span<const std::byte> kept_bytes,
     engines_ = std::move(engines);
     ConnectPeers();
   }
-  return member_ != nullptr ? member_->Publish(server_->advertisement())
-                            : coordinator_->SetSelf(server_->advertisement());
+  const cluster::HostOffer offer = {.advertisement = server_->advertisement(),
+                                    .work_address = work_target_};
+  return member_ != nullptr ? member_->Publish(offer) : coordinator_->SetSelf(offer);
+}
+
+absl::StatusOr<std::string> ClusterSeat::WorkAddress() const {
+  if (options_.work_address.empty()) {
+    return weight_address_;
+  }
+  const absl::StatusOr<std::string> address = fabric::HostOfInterface(options_.work_address);
+  if (!address.ok()) {
+    return absl::InvalidArgumentError(
+        fmt::format("--work-address: {}", base::MessageOf(address.status())));
+  }
+  return address;
+}
+
+absl::Status ClusterSeat::HoldOutRanks(std::vector<protocol::WorkSink*> ranks,
+                                       workplane::ReportBoard& board) {
+  ZP_ASSIGN_OR_RETURN(const std::string address, WorkAddress());
+  ZP_ASSIGN_OR_RETURN(
+      work_server_,
+      workplane::WorkServer::Start({.address = address,
+                                    .port = options_.work_port,
+                                    .join_token = join_token_,
+                                    .tls_certificate_file = options_.work_certificate_file,
+                                    .tls_key_file = options_.work_key_file,
+                                    .allow_plaintext = options_.allow_plaintext,
+                                    .model_fingerprint = model_fingerprint_},
+                                   std::move(ranks),
+                                   board));
+  work_target_ = cluster::TargetOf(address, work_server_->port());
+  base::log::info("cluster: works come in at {}", work_target_);
+  return absl::OkStatus();
+}
+
+void ClusterSeat::FollowRanks(RankEvents events) {
+  workplane::RemoteHostOptions options;
+  options.join_token = join_token_;
+  options.model_fingerprint = model_fingerprint_;
+  options.tls_root_certificates_file = options_.work_root_certificates_file;
+  options.allow_plaintext = options_.allow_plaintext;
+  const std::lock_guard lock(mutex_);
+  work_hosts_ = std::make_unique<WorkHosts>(host_, std::move(options), std::move(events));
+  work_hosts_->OnChange(membership_);
+}
+
+bool ClusterSeat::DrainWorks(std::chrono::steady_clock::time_point deadline) {
+  return work_server_ == nullptr || work_server_->Drain(deadline);
+}
+
+void ClusterSeat::StopWorks() {
+  work_server_.reset();
+  const std::lock_guard lock(mutex_);
+  if (work_hosts_ != nullptr) {
+    work_hosts_->Stop();
+  }
 }
 
 void ClusterSeat::OnChange(const cluster::Membership& membership) {
@@ -216,6 +289,9 @@ void ClusterSeat::OnChange(const cluster::Membership& membership) {
   hosts_gauge_.Set(static_cast<double>(membership.hosts.size()));
   epoch_gauge_.Set(static_cast<double>(membership.epoch));
   ConnectPeers();
+  if (work_hosts_ != nullptr) {
+    work_hosts_->OnChange(membership);
+  }
 }
 
 // REQUIRES: the lock. The engines read from the hosts of membership_ and from no others.

@@ -190,7 +190,36 @@ absl::Status LocalModel::OpenSeat() {
   for (const std::unique_ptr<engine::Engine>& engine : engines_) {
     engines.push_back(engine.get());
   }
+  if (report_board_ != nullptr) {
+    std::vector<protocol::WorkSink*> ranks;
+    for (const std::unique_ptr<scheduler::Scheduler>& scheduler : schedulers_) {
+      ranks.push_back(scheduler.get());
+    }
+    ZP_RETURN_IF_ERROR(seat_->HoldOutRanks(std::move(ranks), *report_board_));
+  } else {
+    FollowRanks();
+  }
   return seat_->Open(host_model_->kept_bytes(), std::move(engines));
+}
+
+// The founder brings works to the workers' ranks as to its own.
+void LocalModel::FollowRanks() {
+  seat_->FollowRanks({.add =
+                          [this](int32_t rank_id, protocol::WorkSink& sink) {
+                            const absl::Status status = router_->AddRank(rank_id, sink);
+                            base::log::info("routing: rank {} {}",
+                                            rank_id,
+                                            status.ok() ? "takes works" : base::MessageOf(status));
+                          },
+                      .remove =
+                          [this](int32_t rank_id) {
+                            base::log::warn("routing: rank {} is lost", rank_id);
+                            router_->RemoveRank(rank_id);
+                          },
+                      .report =
+                          [this](int32_t rank_id, const protocol::RankReport& report) {
+                            router_->OnReport(rank_id, report);
+                          }});
 }
 
 absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
@@ -199,10 +228,14 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
     trace_ = std::make_unique<base::Trace>();
   }
   ZP_ASSIGN_OR_RETURN(const int64_t prefix_cache_bytes, PrefixCacheBytes(options));
+  if (!options.cluster.coordinator.empty()) {
+    report_board_ = std::make_unique<workplane::ReportBoard>(options.rank_count);
+  }
   const std::vector<std::vector<int>> cpus_of_rank = SplitCores(options);
   ZP_ASSIGN_OR_RETURN(std::unique_ptr<routing::RoutingPolicy> policy,
                       routing::MakePolicy(options.routing_policy));
-  const uint64_t block_key = RandomKey();
+  // Hosts that tell each other what their caches hold call it by the same names.
+  const uint64_t block_key = seat_ != nullptr ? seat_->block_key() : RandomKey();
   router_ = std::make_unique<routing::WorkRouter>(
       host_model_->spec(),
       routing::RouterOptions{.block_key = block_key,
@@ -222,20 +255,28 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
                                 .block_key = block_key}));
     scheduler::SchedulerOptions scheduler_options = options.scheduler;
     scheduler_options.rank = rank;
-    scheduler_options.on_report = [this, rank](const protocol::RankReport& report) {
-      router_->OnReport(rank, report);
+    const int32_t rank_id = RankIdOf(seat_ != nullptr ? seat_->host() : 0, rank);
+    scheduler_options.on_report = [this, rank, rank_id](const protocol::RankReport& report) {
+      router_->OnReport(rank_id, report);
+      if (report_board_ != nullptr) {
+        report_board_->OnReport(rank, report);
+      }
     };
     schedulers_.push_back(
         std::make_unique<scheduler::Scheduler>(*engines_.back(), scheduler_options));
-    ZP_RETURN_IF_ERROR(router_->AddRank(rank, *schedulers_.back()));
+    rank_ids_.push_back(rank_id);
+    ZP_RETURN_IF_ERROR(router_->AddRank(rank_id, *schedulers_.back()));
   }
   return absl::OkStatus();
 }
 
 LocalModel::~LocalModel() {
   service_.reset();
-  for (int32_t rank = 0; rank < std::ssize(schedulers_); ++rank) {
-    router_->RemoveRank(rank);  // so that none sends its queue to another that is gone
+  if (seat_ != nullptr) {
+    seat_->StopWorks();
+  }
+  for (const int32_t rank_id : rank_ids_) {
+    router_->RemoveRank(rank_id);  // so that none sends its queue to another that is gone
   }
   schedulers_.clear();
   router_.reset();

@@ -1,6 +1,7 @@
 // A model directory, loaded and ready to answer in this process: what `serve` and `score` stand on.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "routing/work_router.h"
 #include "scheduler/scheduler.h"
 #include "text/tokenizer.h"
+#include "workplane/report_board.h"
 
 namespace zp::apps {
 
@@ -48,6 +50,11 @@ class LocalModel {
   // Writes the trace, where one was asked for.
   ~LocalModel();
 
+  // Of works that other hosts have brought; false if some are not answered by `deadline`.
+  bool DrainWorks(std::chrono::steady_clock::time_point deadline) {
+    return seat_ == nullptr || seat_->DrainWorks(deadline);
+  }
+
   gateway::Service& service() { return *service_; }
   protocol::WorkSink& sink() { return *router_; }
   const gateway::ServedModel& served_model() const { return *served_model_; }
@@ -61,6 +68,7 @@ class LocalModel {
                         engine::HostModelOptions& host_options);
   absl::Status StartRanks(const LocalModelOptions& options);
   absl::Status OpenSeat();
+  void FollowRanks();
 
   std::string trace_path_;
   // In the order of who uses whom: the last is destroyed first.
@@ -68,10 +76,12 @@ class LocalModel {
   std::unique_ptr<base::Trace> trace_;
   std::shared_ptr<const engine::HostModel> host_model_;
   std::vector<std::unique_ptr<engine::Engine>> engines_;  // [rank]
+  std::unique_ptr<workplane::ReportBoard> report_board_;  // null: no ranks are held out
   std::unique_ptr<ClusterSeat> seat_;                     // null: this host is alone
   std::unique_ptr<gateway::ServedModel> served_model_;
   std::unique_ptr<routing::WorkRouter> router_;                    // over the ranks
   std::vector<std::unique_ptr<scheduler::Scheduler>> schedulers_;  // [rank]
+  std::vector<int32_t> rank_ids_;                                  // what the router calls them
   std::unique_ptr<gateway::Service> service_;
 };
 

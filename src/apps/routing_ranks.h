@@ -20,7 +20,7 @@ namespace zp::apps {
 
 struct RoutingRanksOptions {
   int32_t ranks = 2;
-  spec::ModelSpec spec;  // weights are random
+  spec::ModelSpec spec = {};  // weights are random
   spec::DType dtype = spec::DType::kBf16;
   int64_t cache_bytes = 0;  // of each rank
   int64_t max_batch_tokens = 16'384;

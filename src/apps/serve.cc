@@ -70,9 +70,14 @@ void End(gateway::HttpServer& server, LocalModel& model, double drain_seconds) {
   base::log::info("ending: waiting up to {:.0f} s for requests in flight", drain_seconds);
   model.service().StartDraining();
   const auto deadline = std::chrono::milliseconds(static_cast<int64_t>(1e3 * drain_seconds));
+  const auto end = std::chrono::steady_clock::now() + deadline;
   const size_t open_requests = server.Drain(deadline);
   if (open_requests > 0) {
     base::log::warn("{} requests are left without an answer", open_requests);
+    std::_Exit(0);
+  }
+  if (!model.DrainWorks(end)) {
+    base::log::warn("works of other hosts are left without an answer");
     std::_Exit(0);
   }
 }

@@ -11,35 +11,34 @@
 namespace zp::apps {
 namespace {
 
-constexpr int64_t kBf16Bytes = 2;
-constexpr int64_t kF32Bytes = 4;
+constexpr int64_t kF32Bytes = 4;  // of sums, whatever the activations are
 
 int32_t KeptExperts(const spec::ModelSpec& spec, int32_t ranks) {
   return (spec.expert_count + ranks - 1) / ranks;
 }
 
-int64_t ExpertBytes(const spec::ModelSpec& spec) {
-  return kBf16Bytes * spec::ExpertParameters(spec);
+int64_t ExpertBytes(const spec::ModelSpec& spec, int64_t element_bytes) {
+  return element_bytes * spec::ExpertParameters(spec);
 }
 
-int64_t DenseBytes(const spec::ModelSpec& spec) {
+int64_t DenseBytes(const spec::ModelSpec& spec, int64_t element_bytes) {
   int64_t parameters = 2 * int64_t{spec.vocab_count} * spec.model_dim;
   for (int32_t layer = 0; layer < spec.layer_count; ++layer) {
     parameters += spec::LayerDenseParameters(spec, layer);
   }
-  return kBf16Bytes * parameters;
+  return element_bytes * parameters;
 }
 
 // Residuals of all rows and of the asked ones (all are asked), their last norm, K and V; then what
 // a chunk takes.
-int64_t ActivationBytes(const spec::ModelSpec& spec, int64_t pass_tokens) {
+int64_t ActivationBytes(const spec::ModelSpec& spec, const TunnelUse& use) {
   constexpr int64_t kProcessBytes = int64_t{192} << 20;
   const int64_t row_bytes =
-      (2 * kF32Bytes + kBf16Bytes) * spec.model_dim + 2 * kBf16Bytes * spec.kv_dim();
+      (2 * kF32Bytes + use.element_bytes) * spec.model_dim + 2 * use.element_bytes * spec.kv_dim();
   const int64_t chunk_row_bytes =
-      2 * kBf16Bytes * (int64_t{spec.model_dim} + spec.query_dim() + spec.kv_dim());
-  return kProcessBytes + pass_tokens * row_bytes +
-         std::min(pass_tokens, kTunnelChunkTokens) * chunk_row_bytes;
+      2 * use.element_bytes * (int64_t{spec.model_dim} + spec.query_dim() + spec.kv_dim());
+  return kProcessBytes + use.pass_tokens * row_bytes +
+         std::min(use.pass_tokens, kTunnelChunkTokens) * chunk_row_bytes;
 }
 
 // Rows of all ranks that come to one rank, their sums twice, and the partial sums that come back;
@@ -48,12 +47,13 @@ int64_t DispatchBytes(const spec::ModelSpec& spec, const TunnelUse& use) {
   const auto rows = [&](bool overlaps) {
     return static_cast<double>(std::min(use.pass_tokens, DispatchedRows(use.ranks, overlaps)));
   };
+  const auto element_bytes = static_cast<double>(use.element_bytes);
   double row_bytes = 0;
   if (use.dispatches) {
-    row_bytes += rows(false) * (3 * kBf16Bytes + kF32Bytes);
+    row_bytes += rows(false) * (3 * element_bytes + kF32Bytes);
   }
   if (use.dispatches_overlapped) {
-    row_bytes += 3 * rows(true) * (4 * kBf16Bytes + kF32Bytes);
+    row_bytes += 3 * rows(true) * (4 * element_bytes + kF32Bytes);
   }
   const double copies = CopiesPerToken(use.ranks, spec.experts_per_token) + 1;
   return static_cast<int64_t>(row_bytes * copies * spec.model_dim);
@@ -61,12 +61,14 @@ int64_t DispatchBytes(const spec::ModelSpec& spec, const TunnelUse& use) {
 
 }  // namespace
 
-absl::StatusOr<double> BytesPerFlop(const std::string& balance) {
+absl::StatusOr<double> BytesPerFlop(const std::string& balance, int64_t element_bytes) {
+  constexpr double kBf16Bytes = 2;
+  const double scale = static_cast<double>(element_bytes) / kBf16Bytes;
   if (balance == "h100-nvlink") {
-    return 1.0 / 2200;
+    return scale / 2200;
   }
   if (balance == "pcie5") {
-    return 1.0 / 15000;
+    return scale / 15000;
   }
   double bytes_per_flop = 0;
   if (!absl::SimpleAtod(balance, &bytes_per_flop) || !std::isfinite(bytes_per_flop) ||
@@ -74,7 +76,7 @@ absl::StatusOr<double> BytesPerFlop(const std::string& balance) {
     return absl::InvalidArgumentError(fmt::format(
         "--balance is '{}', but must be h100-nvlink, pcie5 or bytes per FLOP", balance));
   }
-  return bytes_per_flop;
+  return scale * bytes_per_flop;
 }
 
 int64_t DispatchedRows(int32_t ranks, bool overlaps) {
@@ -83,8 +85,9 @@ int64_t DispatchedRows(int32_t ranks, bool overlaps) {
   return overlaps ? kFewestRows : std::max(kFewestRows, kJointRows / ranks);
 }
 
-double MissingBytes(const spec::ModelSpec& spec, int32_t ranks) {
-  return static_cast<double>(ExpertBytes(spec)) * (spec.expert_count - KeptExperts(spec, ranks));
+double MissingBytes(const spec::ModelSpec& spec, int64_t element_bytes, int32_t ranks) {
+  return static_cast<double>(ExpertBytes(spec, element_bytes)) *
+         (spec.expert_count - KeptExperts(spec, ranks));
 }
 
 double CopiesPerToken(int32_t ranks, int32_t experts_per_token) {
@@ -92,11 +95,12 @@ double CopiesPerToken(int32_t ranks, int32_t experts_per_token) {
 }
 
 double IdealRatio(const spec::ModelSpec& spec,
+                  int64_t element_bytes,
                   int32_t ranks,
                   double flops_per_s,
                   double link_bytes_per_s,
                   double context_tokens) {
-  const double bytes_per_token = 2.0 * kBf16Bytes * static_cast<double>(spec.model_dim) *
+  const double bytes_per_token = 2.0 * static_cast<double>(element_bytes * spec.model_dim) *
                                  CopiesPerToken(ranks, spec.experts_per_token);
   return 1 + bytes_per_token / link_bytes_per_s * flops_per_s /
                  spec::LayerFlopsPerToken(spec, context_tokens);
@@ -111,11 +115,11 @@ TunnelMemory MemoryFor(const spec::ModelSpec& spec, const TunnelUse& use) {
   const int64_t kept = KeptExperts(spec, use.ranks);
   const int64_t window = use.gathers ? use.window_slots * (spec.expert_count - kept) : 0;
   const int64_t experts = spec.layer_count * kept + window;
-  return {.rank_bytes = DenseBytes(spec) + experts * ExpertBytes(spec) +
-                        ActivationBytes(spec, use.pass_tokens) + DispatchBytes(spec, use),
-          .shared_bytes = use.has_resident
-                              ? int64_t{spec.layer_count} * spec.expert_count * ExpertBytes(spec)
-                              : 0};
+  const int64_t expert_bytes = ExpertBytes(spec, use.element_bytes);
+  return {.rank_bytes = DenseBytes(spec, use.element_bytes) + experts * expert_bytes +
+                        ActivationBytes(spec, use) + DispatchBytes(spec, use),
+          .shared_bytes =
+              use.has_resident ? int64_t{spec.layer_count} * spec.expert_count * expert_bytes : 0};
 }
 
 }  // namespace zp::apps

@@ -1,5 +1,8 @@
 // What the wind tunnel knows before it measures: pure functions of shapes, ranks and rates.
 //
+// Weights and activations have elements of `element_bytes`: 2 (bf16), or 4 (f32) where that is what
+// a machine computes fast.
+//
 // Thread safety: free functions, no shared state.
 #pragma once
 
@@ -20,11 +23,13 @@ inline constexpr int64_t kTunnelChunkTokens = 8192;
 int64_t DispatchedRows(int32_t ranks, bool overlaps);
 
 // Bytes of a rank's link per FLOP of the rank: "h100-nvlink" (990 TFLOP/s of bf16 over 450 GB/s of
-// NVLink 4), "pcie5" (the same over 66 GB/s) or a number.
-absl::StatusOr<double> BytesPerFlop(const std::string& balance);
+// NVLink 4), "pcie5" (the same over 66 GB/s) or a number. Said for elements of two bytes: larger
+// ones need so many times the bytes, or the elements per FLOP would not be those of the machine
+// imitated. Each time, T* and the ratios come out the same.
+absl::StatusOr<double> BytesPerFlop(const std::string& balance, int64_t element_bytes);
 
 // Bytes of a layer's experts that a rank does not keep.
-double MissingBytes(const spec::ModelSpec& spec, int32_t ranks);
+double MissingBytes(const spec::ModelSpec& spec, int64_t element_bytes, int32_t ranks);
 
 // Ranks other than its own that a token travels to, its experts chosen evenly: every other rank
 // that holds at least one of them.
@@ -32,8 +37,9 @@ double CopiesPerToken(int32_t ranks, int32_t experts_per_token);
 
 // What dispatch is expected to cost over gather at the same kernels' speed, when nobody waits for
 // stragglers and nothing is overlapped: 1 + bytes_per_token * (F / B) * u / flops_per_token, rows
-// in bf16 there and back. `flops_per_s` is what a rank achieves, F * u.
+// there and back. `flops_per_s` is what a rank achieves, F * u.
 double IdealRatio(const spec::ModelSpec& spec,
+                  int64_t element_bytes,
                   int32_t ranks,
                   double flops_per_s,
                   double link_bytes_per_s,
@@ -51,6 +57,7 @@ struct TunnelMemory {
 
 struct TunnelUse {
   int32_t ranks = 2;
+  int64_t element_bytes = 2;
   int64_t pass_tokens = 0;
   int32_t window_slots = 2;
   bool gathers = true;

@@ -16,11 +16,11 @@ spec::ModelSpec Shape(int32_t model_dim = 2048) {
 }
 
 TEST(TunnelArithmeticTest, KnowsTheBalancesByNameAndByNumber) {
-  EXPECT_DOUBLE_EQ(*BytesPerFlop("h100-nvlink"), 1.0 / 2200);
-  EXPECT_DOUBLE_EQ(*BytesPerFlop("pcie5"), 1.0 / 15000);
-  EXPECT_DOUBLE_EQ(*BytesPerFlop("0.001"), 0.001);
+  EXPECT_DOUBLE_EQ(*BytesPerFlop("h100-nvlink", 2), 1.0 / 2200);
+  EXPECT_DOUBLE_EQ(*BytesPerFlop("pcie5", 2), 1.0 / 15000);
+  EXPECT_DOUBLE_EQ(*BytesPerFlop("0.001", 2), 0.001);
   for (const char* wrong : {"", "nvlink", "0", "-1", "nan", "inf"}) {
-    EXPECT_EQ(BytesPerFlop(wrong).status().code(), absl::StatusCode::kInvalidArgument) << wrong;
+    EXPECT_EQ(BytesPerFlop(wrong, 2).status().code(), absl::StatusCode::kInvalidArgument) << wrong;
   }
 }
 
@@ -36,7 +36,7 @@ TEST(TunnelArithmeticTest, ExpectsTheRatioOfTheFormula) {
   const double flops_per_s = 0.8 * 2200e6;
   const double bytes = 4 * 2048 * CopiesPerToken(2, 8);
   const double expected = 1 + bytes / 1e6 * flops_per_s / spec::LayerFlopsPerToken(spec, 128);
-  EXPECT_DOUBLE_EQ(IdealRatio(spec, 2, flops_per_s, 1e6, 128), expected);
+  EXPECT_DOUBLE_EQ(IdealRatio(spec, 2, 2, flops_per_s, 1e6, 128), expected);
   EXPECT_NEAR(expected, 1.125, 0.005);
 }
 
@@ -44,12 +44,28 @@ TEST(TunnelArithmeticTest, ExpectsTheRatioOfTheFormula) {
 TEST(TunnelArithmeticTest, HalfTheModelDimKeepsSaturationAndRatio) {
   const auto saturation = [](const spec::ModelSpec& spec) {
     return spec::SaturationTokens(
-        MissingBytes(spec, 4) / 1e8, 2.2e11, spec::LayerFlopsPerToken(spec, 128));
+        MissingBytes(spec, 2, 4) / 1e8, 2.2e11, spec::LayerFlopsPerToken(spec, 128));
   };
   EXPECT_NEAR(saturation(Shape(1024)) / saturation(Shape(2048)), 1, 0.03);
-  const double half = IdealRatio(Shape(1024), 4, 2.2e11, 1e8, 128);
-  const double whole = IdealRatio(Shape(2048), 4, 2.2e11, 1e8, 128);
+  const double half = IdealRatio(Shape(1024), 2, 4, 2.2e11, 1e8, 128);
+  const double whole = IdealRatio(Shape(2048), 2, 4, 2.2e11, 1e8, 128);
   EXPECT_NEAR((half - 1) / (whole - 1), 1, 0.03);
+}
+
+// Elements of four bytes over links of twice the bytes.
+TEST(TunnelArithmeticTest, WiderElementsKeepSaturationRatioAndBalance) {
+  const spec::ModelSpec spec = Shape();
+  const double flops_per_s = 4e11;
+  const auto link_of = [&](int64_t element_bytes) {
+    return flops_per_s * *BytesPerFlop("h100-nvlink", element_bytes);
+  };
+  EXPECT_DOUBLE_EQ(link_of(4), 2 * link_of(2));
+  EXPECT_DOUBLE_EQ(*BytesPerFlop("0.001", 4), 0.002);
+  EXPECT_DOUBLE_EQ(MissingBytes(spec, 4, 4) / link_of(4), MissingBytes(spec, 2, 4) / link_of(2));
+  EXPECT_DOUBLE_EQ(IdealRatio(spec, 4, 4, 0.8 * flops_per_s, link_of(4), 128),
+                   IdealRatio(spec, 2, 4, 0.8 * flops_per_s, link_of(2), 128));
+  EXPECT_EQ(MemoryFor(spec, {.ranks = 4, .element_bytes = 4}).shared_bytes,
+            2 * MemoryFor(spec, {.ranks = 4, .element_bytes = 2}).shared_bytes);
 }
 
 TEST(TunnelArithmeticTest, GivesRanksThatShareACoreEqualPartsOfIt) {

@@ -9,7 +9,6 @@
 #include "apps/tunnel_arithmetic.h"
 #include "checkpoint/packed_experts.h"
 #include "fmt/format.h"
-#include "fmt/ranges.h"
 
 namespace zp::apps {
 namespace {
@@ -38,7 +37,7 @@ absl::StatusOr<std::unique_ptr<TunnelHosts>> TunnelHosts::Start(const TunnelHost
 }
 
 absl::Status TunnelHosts::SetUp() {
-  ZP_ASSIGN_OR_RETURN(links_, TunnelLinks::Create(options_.ranks));
+  ZP_ASSIGN_OR_RETURN(links_, TunnelLinks::Create(options_.links, options_.ranks));
   if (options_.has_held_copy) {
     ZP_ASSIGN_OR_RETURN(const checkpoint::PackedExperts packed,
                         checkpoint::ReadPackedExperts(options_.packed_directory, options_.spec));
@@ -69,11 +68,6 @@ absl::Status TunnelHosts::SetUp() {
 
 absl::Status TunnelHosts::StartRank(int32_t rank) {
   const auto cores = static_cast<int32_t>(std::thread::hardware_concurrency());
-  std::vector<std::string> addresses;
-  addresses.reserve(options_.ranks);
-  for (int32_t other = 0; other < options_.ranks; ++other) {
-    addresses.push_back(links_->address(other));
-  }
   std::vector<std::string> command = links_->CommandPrefix(rank);
   for (const std::string& word :
        {std::filesystem::read_symlink("/proc/self/exe").string(),
@@ -83,10 +77,12 @@ absl::Status TunnelHosts::StartRank(int32_t rank) {
         "--held=" + (copies_ != nullptr ? copies_->directory() : options_.packed_directory),
         fmt::format("--host={}", rank),
         fmt::format("--hosts={}", options_.ranks),
-        fmt::format("--addresses={}", fmt::join(addresses, ",")),
+        fmt::format("--dtype={}", spec::NameOf(options_.dtype)),
         fmt::format("--cpus={}", rank % cores)}) {
     command.push_back(word);
   }
+  const std::vector<std::string> links = links_->RankArguments();
+  command.insert(command.end(), links.begin(), links.end());
   ZP_ASSIGN_OR_RETURN(ranks_.emplace_back(), ChildProcess::Start(command));
   if (cores_per_rank_ < 1) {
     ZP_ASSIGN_OR_RETURN(quotas_.emplace_back(),
@@ -104,9 +100,25 @@ absl::Status TunnelHosts::LoadRanks() {
     advertisements.emplace_back(one.at("advertisement").as_string());
   }
   ZP_RETURN_IF_ERROR(ConnectRanks(advertisements));
-  ZP_RETURN_IF_ERROR(links_->Shape(peak_flops_per_s_ * options_.bytes_per_flop));
-  ZP_ASSIGN_OR_RETURN(const auto link, TellEach({fmt::format("link {}", advertisements[1])}));
+  ZP_RETURN_IF_ERROR(links_->Shape(nominal_link_bytes_per_s()));
+  return MeasureLink(advertisements[1]);
+}
+
+// The first rank reads from the second, the others rest.
+absl::Status TunnelHosts::MeasureLink(const std::string& advertisement) {
+  const auto cpu_seconds = [&]() -> absl::StatusOr<double> {
+    double seconds = 0;
+    ZP_ASSIGN_OR_RETURN(const auto answers, TellEach({"cpu", "cpu"}));
+    for (const json::object& answer : answers) {
+      seconds += answer.at("cpu_seconds").to_number<double>();
+    }
+    return seconds;
+  };
+  ZP_ASSIGN_OR_RETURN(const double begin, cpu_seconds());
+  ZP_ASSIGN_OR_RETURN(const auto link, TellEach({fmt::format("link 1 {}", advertisement)}));
+  ZP_ASSIGN_OR_RETURN(const double end, cpu_seconds());
   link_bytes_per_s_ = link[0].at("link_bytes_per_s").to_number<double>();
+  link_cpu_s_per_gb_ = 1e9 * (end - begin) / link[0].at("all_bytes").to_number<double>();
   return absl::OkStatus();
 }
 

@@ -14,6 +14,7 @@
 #include "apps/tunnel_links.h"
 #include "base/status.h"
 #include "boost/json.hpp"
+#include "spec/dtype.h"
 #include "spec/model_spec.h"
 
 namespace zp::apps {
@@ -22,19 +23,25 @@ struct TunnelHostsOptions {
   int32_t ranks = 2;
   std::string packed_directory;
   spec::ModelSpec spec;
+  spec::DType dtype = spec::DType::kBf16;  // of weights and activations
+  LinkKind links = LinkKind::kShaped;
   bool has_held_copy = true;  // all experts in memory, once for all ranks
   double bytes_per_flop = 0;
 };
 
 class TunnelHosts {
  public:
-  // Errors: PermissionDenied without root; FailedPrecondition where ranks share cores and the
-  // system lets nobody set a quota.
+  // Errors: PermissionDenied for shaped links without root; FailedPrecondition where ranks share
+  // cores and the system lets nobody set a quota.
   static absl::StatusOr<std::unique_ptr<TunnelHosts>> Start(const TunnelHostsOptions& options);
 
   double cores_per_rank() const { return cores_per_rank_; }
   double peak_flops_per_s() const { return peak_flops_per_s_; }  // median of the ranks
-  double link_bytes_per_s() const { return link_bytes_per_s_; }  // measured, shaped
+  // What a link is set to, and what a bulk transfer brings over it.
+  double nominal_link_bytes_per_s() const { return peak_flops_per_s_ * options_.bytes_per_flop; }
+  double link_bytes_per_s() const { return link_bytes_per_s_; }
+  // Of both ranks that the transfer is between; what the kernel does in nobody's name is not in it.
+  double link_cpu_s_per_gb() const { return link_cpu_s_per_gb_; }
   // Below the held copy.
   double huge_page_fraction() const { return copies_ ? copies_->huge_page_fraction() : 0; }
 
@@ -47,6 +54,7 @@ class TunnelHosts {
   absl::Status SetUp();
   absl::Status StartRank(int32_t rank);
   absl::Status LoadRanks();
+  absl::Status MeasureLink(const std::string& advertisement);
   absl::Status ConnectRanks(const std::vector<std::string>& advertisements);
   absl::StatusOr<std::vector<boost::json::object>> TellAll(const std::string& command);
   absl::StatusOr<boost::json::object> AnswerOf(int32_t rank);
@@ -55,6 +63,7 @@ class TunnelHosts {
   double cores_per_rank_ = 1;
   double peak_flops_per_s_ = 0;
   double link_bytes_per_s_ = 0;
+  double link_cpu_s_per_gb_ = 0;
   std::unique_ptr<ExpertCopies> copies_;
   std::unique_ptr<TunnelLinks> links_;
   std::vector<std::unique_ptr<CpuQuota>> quotas_;  // end after the ranks

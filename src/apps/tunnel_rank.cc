@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iostream>
 #include <memory>
+#include <span>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -20,17 +21,17 @@
 #include "apps/read_rate.h"
 #include "apps/tunnel_arithmetic.h"
 #include "apps/tunnel_moes.h"
+#include "apps/tunnel_rank_links.h"
 #include "apps/tunnel_report.h"
+#include "base/checksum.h"
 #include "base/logging.h"
 #include "base/thread_pool.h"
 #include "boost/json.hpp"
 #include "checkpoint/checkpoint.h"
 #include "engine/engine.h"
 #include "engine/host_model.h"
-#include "fabric/exchange_mesh.h"
-#include "fabric/exchange_tcp.h"
-#include "fabric/memory_server.h"
-#include "fabric/peer_source.h"
+#include "fabric/byte_source.h"
+#include "fabric/exchange.h"
 #include "fmt/format.h"
 #include "model/dispatched_moe.h"
 #include "model/gathered_moe.h"
@@ -46,7 +47,9 @@ struct RankOptions {
   std::string held_directory;  // with the same experts' files, to be mapped
   int32_t host = 0;
   int32_t host_count = 2;
-  std::vector<std::string> addresses;  // [host]
+  spec::DType dtype = spec::DType::kBf16;
+  std::vector<std::string> addresses;  // [host], or:
+  std::string shared_path;             // of memory that is the links
   std::vector<int> cpus;
 };
 
@@ -76,7 +79,8 @@ absl::StatusOr<std::vector<protocol::Work>> ReadPrompts(const std::string& path)
 
 class TunnelRank {
  public:
-  explicit TunnelRank(RankOptions options) : options_(std::move(options)) {}
+  TunnelRank(RankOptions options, std::unique_ptr<RankLinks> links)
+      : options_(std::move(options)), links_(std::move(links)) {}
 
   absl::StatusOr<json::object> Do(const std::string& line) {
     std::istringstream words(line);
@@ -92,14 +96,15 @@ class TunnelRank {
       return Connect(words);
     }
     if (verb == "mesh") {
-      ZP_RETURN_IF_ERROR(ConnectRanks());
+      ZP_ASSIGN_OR_RETURN(exchange_, links_->Join());
       ZP_RETURN_IF_ERROR(MakeEngine());
       return json::object{};
     }
     if (verb == "link") {
-      std::string advertisement;
-      words >> advertisement;
-      return MeasureLink(absl::HexStringToBytes(advertisement));
+      return MeasureLink(words);
+    }
+    if (verb == "cpu") {
+      return json::object{{"cpu_seconds", CpuSeconds()}};
     }
     if (verb == "run") {
       return Run(words);
@@ -114,37 +119,37 @@ class TunnelRank {
     words >> seconds >> kind;
     base::ThreadPool pool(static_cast<int>(options_.cpus.size()), options_.cpus);
     const double flops_per_s = kind == "mean"
-                                   ? ops::cpu::MeasureMeanFlops(spec::DType::kBf16, pool, seconds)
-                                   : ops::cpu::MeasurePeakFlops(spec::DType::kBf16, pool, seconds);
+                                   ? ops::cpu::MeasureMeanFlops(options_.dtype, pool, seconds)
+                                   : ops::cpu::MeasurePeakFlops(options_.dtype, pool, seconds);
     return json::object{{"peak_flops_per_s", flops_per_s}};
   }
 
   absl::StatusOr<json::object> Load() {
     ZP_ASSIGN_OR_RETURN(checkpoint_, checkpoint::Checkpoint::Open(options_.directory));
     ZP_ASSIGN_OR_RETURN(sharded_, engine::HostModel::Load(*checkpoint_, Sharded()));
-    const fabric::MemoryRegion region{.object = 0, .bytes = sharded_->kept_bytes()};
-    ZP_ASSIGN_OR_RETURN(
-        server_,
-        fabric::ServeMemory(std::span(&region, 1), {.address = options_.addresses[options_.host]}));
-    ZP_ASSIGN_OR_RETURN(listener_, fabric::ListenForRanks(RankAddresses()[options_.host]));
+    ZP_ASSIGN_OR_RETURN(const std::string advertisement, links_->HoldOut(sharded_->kept_bytes()));
     ZP_ASSIGN_OR_RETURN(window_, sharded_->OpenExperts(options_.host, /*trace=*/nullptr));
-    return json::object{{"advertisement", absl::BytesToHexString(server_->advertisement())}};
+    return json::object{{"advertisement", absl::BytesToHexString(advertisement)}};
+  }
+
+  // "HOST ADVERTISEMENT": another host's memory.
+  absl::StatusOr<std::unique_ptr<fabric::ByteSource>> Reach(int32_t& host, std::istream& words) {
+    std::string advertisement;
+    words >> host >> advertisement;
+    return links_->Reach(host, absl::HexStringToBytes(advertisement));
   }
 
   absl::StatusOr<json::object> Connect(std::istream& words) {
     int32_t host = 0;
-    std::string advertisement;
-    words >> host >> advertisement;
-    ZP_ASSIGN_OR_RETURN(std::unique_ptr<fabric::ByteSource> peer,
-                        fabric::OpenPeerSource(absl::HexStringToBytes(advertisement)));
+    ZP_ASSIGN_OR_RETURN(std::unique_ptr<fabric::ByteSource> peer, Reach(host, words));
     window_->ReplaceSource(sharded_->SourceOf(host), std::move(peer));
     return json::object{};
   }
 
   // Bytes a second from a peer, over about two seconds.
-  absl::StatusOr<json::object> MeasureLink(const std::string& advertisement) const {
-    ZP_ASSIGN_OR_RETURN(const std::unique_ptr<fabric::ByteSource> peer,
-                        fabric::OpenPeerSource(advertisement));
+  absl::StatusOr<json::object> MeasureLink(std::istream& words) {
+    int32_t host = 0;
+    ZP_ASSIGN_OR_RETURN(const std::unique_ptr<fabric::ByteSource> peer, Reach(host, words));
     // All hosts keep the same number of experts.
     const uint64_t slices = sharded_->kept_bytes().size() / kReadRateSliceBytes;
     if (slices == 0) {
@@ -154,27 +159,8 @@ class TunnelRank {
     if (report.error != 0) {
       return absl::UnavailableError(fmt::format("link: {}", std::strerror(report.error)));
     }
-    return json::object{{"link_bytes_per_s", static_cast<double>(report.bytes) / report.seconds}};
-  }
-
-  std::vector<fabric::RankAddress> RankAddresses() const {
-    constexpr uint16_t kPort = 7300;  // every rank has a network namespace of its own
-    std::vector<fabric::RankAddress> addresses;
-    for (const std::string& address : options_.addresses) {
-      addresses.push_back({.host = address, .port = kPort});
-    }
-    return addresses;
-  }
-
-  // The all-to-all of dispatch; all ranks do this at once.
-  absl::Status ConnectRanks() {
-    const auto addresses = RankAddresses();
-    ZP_ASSIGN_OR_RETURN(
-        std::vector<fabric::Descriptor> sockets,
-        fabric::ConnectMesh(listener_, options_.host, addresses, std::chrono::seconds(60)));
-    exchange_ =
-        fabric::MakeTcpExchange(std::move(sockets), options_.host, std::chrono::seconds(600));
-    return absl::OkStatus();
+    return json::object{{"link_bytes_per_s", static_cast<double>(report.bytes) / report.seconds},
+                        {"all_bytes", report.all_bytes}};
   }
 
   // A host keeps its share and no more: what the paper calls a rank's shard. Time is stretched here
@@ -182,7 +168,7 @@ class TunnelRank {
   engine::HostModelOptions Sharded() const {
     const spec::ModelSpec& spec = checkpoint_->spec();
     base::ThreadPool pool(1);
-    const auto kernels = ops::cpu::CreateKernels(spec::DType::kBf16, pool);
+    const auto kernels = ops::cpu::CreateKernels(options_.dtype, pool);
     const size_t expert_bytes = (*kernels)->expert_layout(spec.model_dim, spec.expert_dim).bytes;
     const int64_t kept = (spec.expert_count + options_.host_count - 1) / options_.host_count;
     const int64_t slots = engine::HostModelOptions{}.window_slot_count;
@@ -190,7 +176,8 @@ class TunnelRank {
     for (const bool is_moe : spec.layer_is_moe) {
       moe_layers += is_moe ? 1 : 0;
     }
-    return {.thread_count = static_cast<int>(options_.cpus.size()),
+    return {.activation_dtype = options_.dtype,
+            .thread_count = static_cast<int>(options_.cpus.size()),
             .expert_memory_bytes = static_cast<int64_t>(expert_bytes) *
                                    (moe_layers * kept + slots * (spec.expert_count - kept)),
             .host_count = options_.host_count,
@@ -272,7 +259,8 @@ class TunnelRank {
     ZP_ASSIGN_OR_RETURN(
         own_copy_,
         engine::HostModel::Load(*checkpoint_,
-                                {.thread_count = static_cast<int>(options_.cpus.size()),
+                                {.activation_dtype = options_.dtype,
+                                 .thread_count = static_cast<int>(options_.cpus.size()),
                                  .expert_memory_bytes = int64_t{1} << 50}));
     std::vector<std::vector<const std::byte*>> blobs(own_copy_->spec().layer_count);
     for (int32_t layer = 0; layer < own_copy_->spec().layer_count; ++layer) {
@@ -328,9 +316,16 @@ class TunnelRank {
 
   absl::Status RunPass(const std::vector<protocol::Work>& works, RankRun& run) {
     const engine::BatchResult result = engine_->Run(PointersTo(works));
+    std::vector<float> answers = {};
     for (const auto& work : result.works) {
       ZP_RETURN_IF_ERROR(work.status());
+      for (const protocol::Row& row : work->sequences[0].rows) {
+        answers.insert(answers.end(), row.column_logits.begin(), row.column_logits.end());
+      }
     }
+    const uint64_t chain[] = {run.answers_checksum,
+                              base::Checksum(std::as_bytes(std::span(answers)))};
+    run.answers_checksum = base::Checksum(std::as_bytes(std::span(chain)));
     run.tokens += result.report.computed_tokens;
     run.flops += result.report.flops;
     run.wait_seconds += result.report.exposed_wait_seconds;
@@ -357,8 +352,8 @@ class TunnelRank {
   const RankOptions options_;
   std::unique_ptr<checkpoint::Checkpoint> checkpoint_;
   std::shared_ptr<const engine::HostModel> sharded_;
-  std::unique_ptr<fabric::MemoryServer> server_;
-  fabric::Descriptor listener_;
+  const std::unique_ptr<RankLinks>
+      links_;  // ends before what it holds out, after who reads over it
   std::unique_ptr<fabric::Exchange> exchange_;
   std::unique_ptr<experts::ExpertGatherer> window_;
   std::unique_ptr<HeldExperts> held_;
@@ -392,7 +387,17 @@ absl::Status KeepTo(const std::vector<int>& cpus) {
 absl::Status RunRank(const RankOptions& options) {
   base::SetLogLevel("warn");
   ZP_RETURN_IF_ERROR(KeepTo(options.cpus));
-  TunnelRank rank(options);
+  std::unique_ptr<RankLinks> links;
+  if (options.shared_path.empty()) {
+    if (std::ssize(options.addresses) != options.host_count) {
+      return absl::InvalidArgumentError("a rank needs --shared, or --addresses of all hosts");
+    }
+    links = MakeNetworkRankLinks(options.host, options.addresses);
+  } else {
+    ZP_ASSIGN_OR_RETURN(links,
+                        OpenSharedRankLinks(options.host, options.host_count, options.shared_path));
+  }
+  TunnelRank rank(options, std::move(links));
   for (std::string line; std::getline(std::cin, line);) {
     Answer(rank.Do(line));
   }
@@ -408,9 +413,18 @@ void AddTunnelRankCommand(CLI::App& bench) {
   command->add_option("--held", options->held_directory)->required();
   command->add_option("--host", options->host)->required();
   command->add_option("--hosts", options->host_count)->required();
-  command->add_option("--addresses", options->addresses)->delimiter(',')->required();
+  const auto dtype = std::make_shared<std::string>("bf16");
+  command->add_option("--dtype", *dtype);
+  CLI::Option* const addresses =
+      command->add_option("--addresses", options->addresses)->delimiter(',');
+  command->add_option("--shared", options->shared_path)->excludes(addresses);
   command->add_option("--cpus", options->cpus)->delimiter(',')->required();
-  command->callback([options] { ExitOnError(RunRank(*options)); });
+  command->callback([options, dtype] {
+    const absl::StatusOr<spec::DType> parsed = ParseDType(*dtype);
+    ExitOnError(parsed.status());
+    options->dtype = *parsed;
+    ExitOnError(RunRank(*options));
+  });
 }
 
 }  // namespace zp::apps

@@ -5,7 +5,8 @@
 //   load                         its share of the experts, which is held out to the others
 //   connect HOST ADVERTISEMENT   read HOST's memory from there (hex)
 //   mesh                         connect to the other ranks, which are told the same
-//   link ADVERTISEMENT           how fast that memory can be read
+//   link HOST ADVERTISEMENT      how fast that memory of HOST can be read
+//   cpu                          its user and system time so far
 //   run STRATEGY WARM PASSES [FILE...]
 //                                a queue of passes over the prompts of each file, back to back and
 //                                timed together, after WARM passes over the first. A rank with

@@ -1,9 +1,11 @@
 #include "apps/tunnel_report.h"
 
 #include <algorithm>
+#include <span>
 
 #include "apps/bench_prompts.h"
 #include "apps/tunnel_arithmetic.h"
+#include "base/checksum.h"
 #include "fmt/format.h"
 #include "spec/flops.h"
 #include "spec/saturation.h"
@@ -30,7 +32,8 @@ json::object StrategyJson(const StrategyRounds& rounds, double peak_flops_per_s)
           {"wait_fraction", Median(rounds.wait_fraction)},
           {"cpu_fraction", Median(rounds.cpu_fraction)},
           {"bytes_per_pass", Median(rounds.bytes_per_pass)},
-          {"gather_bytes_per_s", Median(rounds.gather_bytes_per_s)}};
+          {"gather_bytes_per_s", Median(rounds.gather_bytes_per_s)},
+          {"answers_checksum", fmt::format("{:016x}", rounds.answers_checksums.back())}};
 }
 
 json::array RankTokens(const TunnelWork& work) {
@@ -58,6 +61,11 @@ void AddRatios(const TunnelSetting& setting, const TunnelCase& tunnel_case, json
     return;
   }
   if (resident != nullptr) {
+    // Bit for bit, in every round: gathering moves weights and changes no number.
+    std::vector<uint64_t> answers = resident->answers_checksums;
+    answers.insert(
+        answers.end(), gather->answers_checksums.begin(), gather->answers_checksums.end());
+    line["answers_equal"] = std::ranges::count(answers, answers[0]) == std::ssize(answers);
     line["of_resident"] = RatioOf(gather->tokens_per_s, resident->tokens_per_s);
   }
   if (const StrategyRounds* dispatch = Find(tunnel_case, "dispatch"); dispatch != nullptr) {
@@ -100,7 +108,8 @@ absl::StatusOr<RankRun> RankRun::FromJson(const json::object& object) {
                    .gather_seconds = number("gather_seconds"),
                    .gathered_bytes = number("gathered_bytes"),
                    .flops = number("flops"),
-                   .cpu_seconds = number("cpu_seconds")};
+                   .cpu_seconds = number("cpu_seconds"),
+                   .answers_checksum = object.at("answers_checksum").to_number<uint64_t>()};
   } catch (const std::exception& error) {
     return absl::InternalError(fmt::format("a rank answered what it should not: {}", error.what()));
   }
@@ -113,7 +122,8 @@ json::object RankRun::ToJson() const {
           {"gather_seconds", gather_seconds},
           {"gathered_bytes", gathered_bytes},
           {"flops", flops},
-          {"cpu_seconds", cpu_seconds}};
+          {"cpu_seconds", cpu_seconds},
+          {"answers_checksum", answers_checksum}};
 }
 
 void StrategyRounds::Record(const std::vector<RankRun>& runs, int32_t pass_count) {
@@ -123,6 +133,7 @@ void StrategyRounds::Record(const std::vector<RankRun>& runs, int32_t pass_count
   double others = 0;
   double busy_flops_per_s = 0;
   int busy_count = 0;
+  std::vector<uint64_t> answers;
   for (size_t rank = 0; rank < runs.size(); ++rank) {
     const RankRun& run = runs[rank];
     all.tokens += run.tokens;
@@ -131,6 +142,7 @@ void StrategyRounds::Record(const std::vector<RankRun>& runs, int32_t pass_count
     all.gather_seconds += run.gather_seconds;
     all.gathered_bytes += run.gathered_bytes;
     all.cpu_seconds += run.cpu_seconds;
+    answers.push_back(run.answers_checksum);
     last_seconds = std::max(last_seconds, run.seconds);
     if (run.tokens > 0) {
       const double rate = static_cast<double>(run.tokens) / run.seconds;
@@ -141,6 +153,7 @@ void StrategyRounds::Record(const std::vector<RankRun>& runs, int32_t pass_count
     }
   }
   const auto rank_count = static_cast<double>(runs.size());
+  answers_checksums.push_back(base::Checksum(std::as_bytes(std::span(answers))));
   tokens_per_s.push_back(static_cast<double>(all.tokens) / last_seconds);
   busy_tokens_per_s.push_back(busy);
   others_tokens_per_s.push_back(others);
@@ -152,9 +165,13 @@ void StrategyRounds::Record(const std::vector<RankRun>& runs, int32_t pass_count
                                                       : 0);
 }
 
+int64_t ElementBytes(const TunnelSetting& setting) {
+  return static_cast<int64_t>(spec::SizeOf(setting.dtype));
+}
+
 double TunnelSaturation(const TunnelSetting& setting, double flops_per_s, double context_tokens) {
   return spec::SaturationTokens(
-      MissingBytes(setting.spec, setting.ranks) / setting.link_bytes_per_s,
+      MissingBytes(setting.spec, ElementBytes(setting), setting.ranks) / setting.link_bytes_per_s,
       flops_per_s,
       spec::LayerFlopsPerToken(setting.spec, context_tokens));
 }
@@ -174,6 +191,10 @@ json::object ReportCase(const TunnelSetting& setting,
       {"model_dim", setting.spec.model_dim},
       {"layers", setting.spec.layer_count},
       {"balance", setting.balance},
+      {"dtype", std::string(spec::NameOf(setting.dtype))},
+      {"element_bytes", ElementBytes(setting)},
+      {"bytes_per_flop", setting.bytes_per_flop},
+      {"links", setting.links},
       {"rounds", setting.rounds},
       {"load", setting.load},
       {"cores_per_rank", setting.cores_per_rank},
@@ -185,12 +206,18 @@ json::object ReportCase(const TunnelSetting& setting,
       {"file_repeats", work.file_repeats},
       {"mean_context", work.mean_context},
       {"peak_flops_per_s", setting.peak_flops_per_s},
+      {"nominal_link_bytes_per_s", setting.nominal_link_bytes_per_s},
       {"link_bytes_per_s", setting.link_bytes_per_s},
+      {"link_cpu_s_per_gb", setting.link_cpu_s_per_gb},
       {"saturation_tokens", saturation},
       {"above_saturation", static_cast<double>(smallest_pass) >= saturation},
       {"ideal_ratio",
-       IdealRatio(
-           setting.spec, setting.ranks, achieved, setting.link_bytes_per_s, work.mean_context)}};
+       IdealRatio(setting.spec,
+                  ElementBytes(setting),
+                  setting.ranks,
+                  achieved,
+                  setting.link_bytes_per_s,
+                  work.mean_context)}};
   if (Find(tunnel_case, "resident") != nullptr || Find(tunnel_case, "alone") != nullptr) {
     line["resident_huge_page_fraction"] = setting.huge_page_fraction;
   }

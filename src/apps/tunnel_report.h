@@ -16,6 +16,7 @@
 #include "apps/tunnel_cases.h"
 #include "base/status.h"
 #include "boost/json.hpp"
+#include "spec/dtype.h"
 #include "spec/model_spec.h"
 
 namespace zp::apps {
@@ -29,6 +30,7 @@ struct RankRun {
   double gathered_bytes = 0;  // or what dispatch received
   double flops = 0;
   double cpu_seconds = 0;
+  uint64_t answers_checksum = 0;
 
   static absl::StatusOr<RankRun> FromJson(const boost::json::object& object);
   boost::json::object ToJson() const;
@@ -44,6 +46,7 @@ struct StrategyRounds {
   std::vector<double> cpu_fraction = {};
   std::vector<double> bytes_per_pass = {};  // brought to a rank
   std::vector<double> gather_bytes_per_s = {};
+  std::vector<uint64_t> answers_checksums = {};  // of all ranks' answers
 
   // `runs`: of the ranks that took part.
   void Record(const std::vector<RankRun>& runs, int32_t pass_count);
@@ -62,12 +65,19 @@ struct TunnelSetting {
   spec::ModelSpec spec = {};
   int32_t ranks = 0;
   int rounds = 0;
-  double load = 0;                // in units of T*; 0: tokens were given
-  double cores_per_rank = 1;      // below 1: enforced by a CPU quota
-  double peak_flops_per_s = 0;    // of a rank, under its quota
-  double link_bytes_per_s = 0;    // as measured
+  double load = 0;               // in units of T*; 0: tokens were given
+  double cores_per_rank = 1;     // below 1: enforced by a CPU quota
+  double peak_flops_per_s = 0;   // of a rank, under its quota
+  std::string links = "shaped";  // what kind
+  spec::DType dtype = spec::DType::kBf16;
+  double bytes_per_flop = 0;            // of the balance, for elements of this type
+  double nominal_link_bytes_per_s = 0;  // what a link is set to
+  double link_bytes_per_s = 0;          // as measured
+  double link_cpu_s_per_gb = 0;
   double huge_page_fraction = 1;  // of the resident strategy's experts
 };
+
+int64_t ElementBytes(const TunnelSetting& setting);
 
 // T* of a rank that achieves so many FLOP/s.
 double TunnelSaturation(const TunnelSetting& setting, double flops_per_s, double context_tokens);

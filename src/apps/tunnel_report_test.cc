@@ -87,13 +87,30 @@ TEST(ReportCaseTest, HoldsTheOtherRanksAgainstTheEvenCase) {
   EXPECT_DOUBLE_EQ(Median(others, "dispatch"), 0.5);
 }
 
+TEST(ReportCaseTest, SaysWhetherGatheringChangedAnAnswer) {
+  const auto are_equal = [](uint64_t of_last_rank) {
+    TunnelCase even{.name = "256", .work = *MakeWork("256", Setting().spec, 2, 1000)};
+    RankRun first = Took(1000, 10);
+    RankRun last = Took(1000, 10);
+    first.answers_checksum = last.answers_checksum = 7;
+    even.strategies["resident"].Record({first, last}, 1);
+    last.answers_checksum = of_last_rank;
+    even.strategies["gather"].Record({first, last}, 1);
+    return ReportCase(Setting(), even, nullptr).at("answers_equal").as_bool();
+  };
+  EXPECT_TRUE(are_equal(7));
+  EXPECT_FALSE(are_equal(8));
+}
+
 TEST(RankRunTest, ComesBackFromJsonAndRefusesWhatLacksAField) {
   RankRun run = Took(7, 2.5);
   run.gathered_bytes = 1e9;
+  run.answers_checksum = ~uint64_t{0};
   const RankRun back = *RankRun::FromJson(run.ToJson());
   EXPECT_EQ(back.tokens, 7);
   EXPECT_DOUBLE_EQ(back.seconds, 2.5);
   EXPECT_DOUBLE_EQ(back.gathered_bytes, 1e9);
+  EXPECT_EQ(back.answers_checksum, ~uint64_t{0});
   EXPECT_FALSE(RankRun::FromJson(json::object{{"tokens", 7}}).ok());
 }
 

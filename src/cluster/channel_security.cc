@@ -11,8 +11,8 @@ namespace {
 
 absl::Status RefusePlaintext(const std::string& host) {
   return absl::PermissionDeniedError(fmt::format(
-      "'{}' is no loopback or private address: the control plane carries the join token "
-      "and what opens the weights, so it needs TLS there",
+      "'{}' is no loopback or private address: what is said between hosts carries the join token, "
+      "so it needs TLS there",
       host));
 }
 
@@ -53,8 +53,7 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ChannelSecurity(
     const std::string& target, const std::string& root_certificates_file, bool allow_plaintext) {
   const std::string host = HostOf(target);
   if (host.empty()) {
-    return absl::InvalidArgumentError(
-        fmt::format("coordinator is '{}'; it must be HOST:PORT", target));
+    return absl::InvalidArgumentError(fmt::format("'{}' is not HOST:PORT", target));
   }
   if (root_certificates_file.empty()) {
     if (!allow_plaintext && !IsPrivateHost(host)) {

@@ -1,4 +1,5 @@
-// How the control plane's connections are protected: TLS, or plain text where nobody else listens.
+// How the connections of control plane and work plane are protected: TLS, or plain text where
+// nobody else listens.
 #pragma once
 
 #include <memory>

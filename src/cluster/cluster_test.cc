@@ -119,15 +119,15 @@ TEST(Cluster, AWorkerJoinsPublishesLeavesAndComesBack) {
   Ear ear;
   const CoordinatorOptions options = ForCoordinator(3);
   const auto coordinator = Start(options, &own_ear);
-  ASSERT_TRUE(coordinator->SetSelf("own").ok());
+  ASSERT_TRUE(coordinator->SetSelf({"own"}).ok());
   own_ear.WaitForHosts(1);
   auto member = Join(ForMember(*coordinator), &ear);
   EXPECT_EQ(member->slot(), 1);
   EXPECT_EQ(member->placement(), options.placement);
-  EXPECT_EQ(ear.WaitForHosts(1).hosts[0], (MemberHost{0, "own"})) << "before it has published";
+  EXPECT_EQ(ear.WaitForHosts(1).hosts[0], (MemberHost{0, {"own"}})) << "before it has published";
   const std::string bytes("\0\xff memory", 9);
-  ASSERT_TRUE(member->Publish(bytes).ok());
-  EXPECT_EQ(ear.WaitForHosts(2).hosts[1], (MemberHost{1, bytes}));
+  ASSERT_TRUE(member->Publish({bytes, "10.0.0.2:7"}).ok());
+  EXPECT_EQ(ear.WaitForHosts(2).hosts[1], (MemberHost{1, {bytes, "10.0.0.2:7"}}));
   const uint64_t with_both = own_ear.WaitForHosts(2).epoch;
   member.reset();
   EXPECT_EQ(own_ear.WaitForHosts(1).epoch, with_both + 1);
@@ -205,7 +205,8 @@ TEST(Cluster, AWorkerWhoseConnectionBreaksIsRemovedAtOnce) {
     is_ended = true;
     ended.notify_all();
   });
-  ear.WaitFor([](const Membership& heard) { return heard.hosts[0].advertisement == "changed"; });
+  ear.WaitFor(
+      [](const Membership& heard) { return heard.hosts[0].offer.advertisement == "changed"; });
   context.TryCancel();
   ear.WaitForHosts(0);
   std::unique_lock lock(mutex);
@@ -220,8 +221,8 @@ TEST(Cluster, MembersOutliveTheirCoordinatorAndKeepTheirSlots) {
   Ear second_ear;
   const auto first = Join(ForMember(*coordinator), &first_ear);
   const auto second = Join(ForMember(*coordinator), &second_ear);
-  ASSERT_TRUE(first->Publish("first").ok());
-  ASSERT_TRUE(second->Publish("second").ok());
+  ASSERT_TRUE(first->Publish({"first"}).ok());
+  ASSERT_TRUE(second->Publish({"second"}).ok());
   const uint64_t before = first_ear.WaitForHosts(2).epoch;
   coordinator.reset();
   EXPECT_EQ(first->membership().hosts.size(), 2u) << "what was known stays known";
@@ -229,7 +230,7 @@ TEST(Cluster, MembersOutliveTheirCoordinatorAndKeepTheirSlots) {
   const auto is_whole = [&](const Membership& heard) {
     return heard.epoch > before && heard.hosts.size() == 2;
   };
-  const std::vector<MemberHost> both = {{1, "first"}, {2, "second"}};
+  const std::vector<MemberHost> both = {{1, {"first"}}, {2, {"second"}}};
   EXPECT_EQ(first_ear.WaitFor(is_whole).hosts, both);
   EXPECT_EQ(second_ear.WaitFor(is_whole).hosts, both);
 }
@@ -240,14 +241,14 @@ TEST(Cluster, AWorkerOfAnotherPlacementNeverGetsASeatAgain) {
   auto coordinator = Start(options);
   options.port = coordinator->port();
   const auto member = Join(ForMember(*coordinator));
-  ASSERT_TRUE(member->Publish("old").ok());
+  ASSERT_TRUE(member->Publish({"old"}).ok());
   coordinator.reset();
   options.placement.expert_memory_bytes = 900;
   coordinator = Start(options);
-  ASSERT_TRUE(coordinator->SetSelf("founder").ok());
+  ASSERT_TRUE(coordinator->SetSelf({"founder"}).ok());
   const uint64_t epoch = coordinator->membership().epoch;
   std::this_thread::sleep_for(milliseconds(1000));  // several attempts
-  const std::vector<MemberHost> alone = {{0, "founder"}};
+  const std::vector<MemberHost> alone = {{0, {"founder"}}};
   EXPECT_EQ(coordinator->membership().hosts, alone);
   EXPECT_EQ(coordinator->membership().epoch, epoch) << "it had a seat for a while";
 }
@@ -256,12 +257,12 @@ TEST(Cluster, EightHostsSeeTheSameEpoch) {
   constexpr int32_t kHosts = 8;
   Ear own_ear;
   const auto coordinator = Start(ForCoordinator(kHosts), &own_ear);
-  ASSERT_TRUE(coordinator->SetSelf("0").ok());
+  ASSERT_TRUE(coordinator->SetSelf({"0"}).ok());
   std::vector<Ear> ears(kHosts - 1);
   std::vector<std::unique_ptr<Member>> members;
   for (Ear& ear : ears) {
     members.push_back(Join(ForMember(*coordinator), &ear));
-    ASSERT_TRUE(members.back()->Publish(fmt::format("{}", members.size())).ok());
+    ASSERT_TRUE(members.back()->Publish({fmt::format("{}", members.size())}).ok());
   }
   const Membership all = own_ear.WaitForHosts(kHosts);
   for (Ear& ear : ears) {
@@ -299,12 +300,15 @@ TEST(Cluster, GarbageHurtsNobody) {
   grpc::ClientContext context;
   EXPECT_EQ(worker.stub().Heartbeat(&context, too_long, &reply).error_code(),
             grpc::StatusCode::RESOURCE_EXHAUSTED);
-  ASSERT_TRUE(member->Publish("memory").ok());
+  ASSERT_TRUE(member->Publish({"memory"}).ok());
   const Membership heard = ear.WaitFor([](const Membership& membership) {
-    return !membership.hosts.empty() && membership.hosts[0].advertisement == "memory";
+    return !membership.hosts.empty() && membership.hosts[0].offer.advertisement == "memory";
   });
   EXPECT_EQ(heard.hosts[0].slot, 1);
-  EXPECT_TRUE(absl::IsInvalidArgument(member->Publish(std::string(size_t{1} << 20, 'a'))));
+  EXPECT_TRUE(absl::IsInvalidArgument(member->Publish({std::string(size_t{1} << 20, 'a')})));
+  const std::string long_host(kMaxWorkAddressBytes, 'a');
+  EXPECT_TRUE(absl::IsInvalidArgument(member->Publish({"memory", long_host + ":1"})));
+  EXPECT_TRUE(absl::IsInvalidArgument(member->Publish({"memory", "nowhere"})));
 }
 
 TEST(Cluster, RefusesOptionsOutsideTheirLimits) {

@@ -24,7 +24,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr int kMaxRequestBytes = static_cast<int>(kMaxAdvertisementBytes) + (8 << 10);
+constexpr int kMaxRequestBytes =
+    static_cast<int>(kMaxAdvertisementBytes + kMaxWorkAddressBytes) + (8 << 10);
 constexpr int kMaxMetadataBytes = 8 << 10;
 constexpr int kHandshakeTimeoutMs = 5'000;
 constexpr int kMinPingIntervalMs = 1'000;
@@ -148,9 +149,9 @@ class GrpcCoordinator final : public Coordinator, public wire::ControlPlane::Cal
 
   uint16_t port() const override { return port_; }
 
-  absl::Status SetSelf(const std::string& advertisement) override {
+  absl::Status SetSelf(const HostOffer& offer) override {
     const std::lock_guard lock(mutex_);
-    ZP_RETURN_IF_ERROR(roster_.SetSelf(advertisement));
+    ZP_RETURN_IF_ERROR(roster_.SetSelf(offer));
     wake_.notify_all();
     return absl::OkStatus();
   }
@@ -178,7 +179,7 @@ class GrpcCoordinator final : public Coordinator, public wire::ControlPlane::Cal
                                       const wire::HeartbeatRequest* request,
                                       wire::HeartbeatReply* reply) override {
     auto* heartbeat = new HeldHeartbeat(*this, *request, *reply);
-    const absl::Status status = Hold(heartbeat, AdvertisementOf(*request));
+    const absl::Status status = Hold(heartbeat, OfferOf(*request));
     if (!status.ok()) {
       heartbeat->Finish(ToGrpc(status));
     }
@@ -267,7 +268,7 @@ class GrpcCoordinator final : public Coordinator, public wire::ControlPlane::Cal
     ZP_RETURN_IF_ERROR(CheckRunning());
     ZP_ASSIGN_OR_RETURN(
         const Session session,
-        roster_.Admit(wanted_slot, request.known_epoch(), AdvertisementOf(request), Clock::now()));
+        roster_.Admit(wanted_slot, request.known_epoch(), OfferOf(request), Clock::now()));
     ToWire(session, *reply.mutable_session());
     ToWire(options_.placement, *reply.mutable_placement());
     ToWire(roster_.membership(), *reply.mutable_members());
@@ -276,11 +277,11 @@ class GrpcCoordinator final : public Coordinator, public wire::ControlPlane::Cal
     return absl::OkStatus();
   }
 
-  absl::Status Hold(HeldHeartbeat* heartbeat, const std::optional<std::string>& advertisement) {
+  absl::Status Hold(HeldHeartbeat* heartbeat, const std::optional<HostOffer>& offer) {
     const std::lock_guard lock(mutex_);
     ZP_RETURN_IF_ERROR(CheckRunning());
     const Clock::time_point now = Clock::now();
-    ZP_RETURN_IF_ERROR(roster_.Hear(heartbeat->session(), advertisement, now));
+    ZP_RETURN_IF_ERROR(roster_.Hear(heartbeat->session(), offer, now));
     Held& held = held_[heartbeat->session().slot];
     if (held.heartbeat != nullptr) {
       return absl::AlreadyExistsError("another heartbeat of this session waits for its answer");

@@ -46,8 +46,8 @@ class Coordinator {
 
   virtual uint16_t port() const = 0;
   // Makes the coordinator's own host, slot 0, a member.
-  // Errors: InvalidArgument for an advertisement over the limit.
-  virtual absl::Status SetSelf(const std::string& advertisement) = 0;
+  // Errors: those of CheckOffer.
+  virtual absl::Status SetSelf(const HostOffer& offer) = 0;
   virtual Membership membership() const = 0;
 };
 

@@ -30,7 +30,8 @@ constexpr milliseconds kLeaveTimeout{1000};
 constexpr milliseconds kKeepaliveInterval{5000};
 constexpr uint32_t kMaxMemberTimeoutMs = 600'000;
 constexpr int kMaxReplyBytes =
-    kMaxHostSlots * (static_cast<int>(kMaxAdvertisementBytes) + 64) + (8 << 10);
+    kMaxHostSlots * (static_cast<int>(kMaxAdvertisementBytes + kMaxWorkAddressBytes) + 64) +
+    (8 << 10);
 
 std::shared_ptr<grpc::Channel> Dial(const std::string& target,
                                     const std::shared_ptr<grpc::ChannelCredentials>& security) {
@@ -110,15 +111,11 @@ class GrpcMember final : public Member {
   const PlacementInputs& placement() const override { return placement_; }
   bool connected() const override { return connected_; }
 
-  absl::Status Publish(const std::string& advertisement) override {
-    if (advertisement.size() > kMaxAdvertisementBytes) {
-      return absl::InvalidArgumentError(fmt::format("advertisement has {} bytes, the limit is {}",
-                                                    advertisement.size(),
-                                                    kMaxAdvertisementBytes));
-    }
+  absl::Status Publish(const HostOffer& offer) override {
+    ZP_RETURN_IF_ERROR(CheckOffer(offer));
     const std::lock_guard lock(mutex_);
-    advertisement_ = advertisement;
-    is_advertised_ = false;
+    offer_ = offer;
+    is_offered_ = false;
     return absl::OkStatus();
   }
 
@@ -163,18 +160,18 @@ class GrpcMember final : public Member {
     request.set_model_fingerprint(options_.model_fingerprint);
     request.set_expert_memory_bytes(options_.expert_memory_bytes);
     request.set_rank_count(options_.rank_count);
-    std::optional<std::string> sent;
+    std::optional<HostOffer> sent;
     {
       const std::lock_guard lock(mutex_);
       request.set_known_epoch(membership_.epoch);
-      sent = advertisement_;
+      sent = offer_;
     }
     if (wanted_slot) {
       request.set_wanted_slot(*wanted_slot);
       ToWire(placement_, *request.mutable_loaded());
     }
     if (sent) {
-      request.set_advertisement(*sent);
+      ToWire(*sent, request);
     }
     wire::RegisterReply reply;
     ZP_RETURN_IF_ERROR(Call(kRegisterTimeout, [&](grpc::ClientContext& context) {
@@ -185,7 +182,7 @@ class GrpcMember final : public Member {
 
   absl::Status Accept(const wire::RegisterReply& reply,
                       std::optional<int32_t> wanted_slot,
-                      const std::optional<std::string>& sent) {
+                      const std::optional<HostOffer>& sent) {
     ZP_ASSIGN_OR_RETURN(const PlacementInputs placement, FromWire(reply.placement()));
     ZP_ASSIGN_OR_RETURN(Membership membership, FromWire(reply.members()));
     const Session session = FromWire(reply.session());
@@ -211,23 +208,23 @@ class GrpcMember final : public Member {
     session_ = session;
     member_timeout_ = milliseconds(reply.member_timeout_ms());
     membership_ = std::move(membership);
-    is_advertised_ = sent == advertisement_;
+    is_offered_ = sent == offer_;
     return absl::OkStatus();
   }
 
   absl::Status Heartbeat() {
     wire::HeartbeatRequest request;
-    std::optional<std::string> sent;
+    std::optional<HostOffer> sent;
     {
       const std::lock_guard lock(mutex_);
       ToWire(session_, *request.mutable_session());
       request.set_known_epoch(membership_.epoch);
-      if (!is_advertised_) {
-        sent = advertisement_;
+      if (!is_offered_) {
+        sent = offer_;
       }
     }
     if (sent) {
-      request.set_advertisement(*sent);
+      ToWire(*sent, request);
     }
     wire::HeartbeatReply reply;
     ZP_RETURN_IF_ERROR(Call(member_timeout_, [&](grpc::ClientContext& context) {
@@ -239,7 +236,7 @@ class GrpcMember final : public Member {
       ZP_RETURN_IF_ERROR(CheckSlots(heard, placement_));
     }
     const std::lock_guard lock(mutex_);
-    is_advertised_ = is_advertised_ || (sent && sent == advertisement_);
+    is_offered_ = is_offered_ || (sent && sent == offer_);
     if (reply.has_members()) {
       membership_ = std::move(heard);
     }
@@ -312,8 +309,8 @@ class GrpcMember final : public Member {
   bool stopping_ = false;
   Session session_ = {};
   Membership membership_ = {};
-  std::optional<std::string> advertisement_ = {};
-  bool is_advertised_ = true;
+  std::optional<HostOffer> offer_ = {};
+  bool is_offered_ = true;
   grpc::ClientContext* call_ = nullptr;
 
   std::atomic<bool> connected_ = true;

@@ -51,8 +51,8 @@ class Member {
   virtual int32_t slot() const = 0;
   virtual const PlacementInputs& placement() const = 0;
   // Visible to the others within a heartbeat, and again after each return. Replaces what was
-  // published before. Errors: InvalidArgument for an advertisement over the limit.
-  virtual absl::Status Publish(const std::string& advertisement) = 0;
+  // published before. Errors: those of CheckOffer.
+  virtual absl::Status Publish(const HostOffer& offer) = 0;
   // As last heard.
   virtual Membership membership() const = 0;
   // The coordinator answered the last call.

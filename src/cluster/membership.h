@@ -7,12 +7,15 @@
 #include <string>
 #include <vector>
 
+#include "base/status.h"
+
 namespace zp::cluster {
 
 // What is more comes from a mistake or an attacker, and is refused before it is looked at.
 constexpr int32_t kMaxHostSlots = 64;
 constexpr int32_t kMaxRankCount = 1024;
 constexpr size_t kMaxAdvertisementBytes = size_t{64} << 10;
+constexpr size_t kMaxWorkAddressBytes = 256;
 constexpr size_t kMaxFingerprintBytes = 512;
 constexpr size_t kMinJoinTokenBytes = 16;
 constexpr size_t kMaxJoinTokenBytes = 1024;
@@ -29,10 +32,22 @@ struct PlacementInputs {
   bool operator==(const PlacementInputs&) const = default;
 };
 
-struct MemberHost {
-  int32_t slot = 0;
+// What a host holds out to the others.
+struct HostOffer {
   // fabric::MemoryServer::advertisement() of the host: opaque, and as secret as the weights.
   std::string advertisement = {};
+  // HOST:PORT where its ranks take works; empty: they take none from outside.
+  std::string work_address = {};
+
+  bool operator==(const HostOffer&) const = default;
+};
+
+// Errors: InvalidArgument for what is over its limit, or no HOST:PORT.
+absl::Status CheckOffer(const HostOffer& offer);
+
+struct MemberHost {
+  int32_t slot = 0;
+  HostOffer offer = {};
 
   bool operator==(const MemberHost&) const = default;
 };

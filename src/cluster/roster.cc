@@ -11,13 +11,8 @@ namespace {
 // Far from wrapping, and out of reach of a cluster that changes every microsecond.
 constexpr uint64_t kMaxEpoch = uint64_t{1} << 62;
 
-absl::Status CheckAdvertisement(const std::optional<std::string>& advertisement) {
-  if (advertisement && advertisement->size() > kMaxAdvertisementBytes) {
-    return absl::InvalidArgumentError(fmt::format("advertisement has {} bytes, the limit is {}",
-                                                  advertisement->size(),
-                                                  kMaxAdvertisementBytes));
-  }
-  return absl::OkStatus();
+absl::Status CheckOffer(const std::optional<HostOffer>& offer) {
+  return offer ? CheckOffer(*offer) : absl::OkStatus();
 }
 
 }  // namespace
@@ -29,7 +24,7 @@ Roster::Roster(int32_t host_slots, std::chrono::milliseconds member_timeout)
 
 absl::StatusOr<Session> Roster::Admit(std::optional<int32_t> wanted_slot,
                                       uint64_t known_epoch,
-                                      const std::optional<std::string>& advertisement,
+                                      const std::optional<HostOffer>& offer,
                                       Time now) {
   const auto slot_count = static_cast<int32_t>(seats_.size());
   if (wanted_slot && (*wanted_slot < 1 || *wanted_slot >= slot_count)) {
@@ -40,7 +35,7 @@ absl::StatusOr<Session> Roster::Admit(std::optional<int32_t> wanted_slot,
     return absl::InvalidArgumentError(
         fmt::format("known_epoch is {}, the limit is {}", known_epoch, kMaxEpoch));
   }
-  ZP_RETURN_IF_ERROR(CheckAdvertisement(advertisement));
+  ZP_RETURN_IF_ERROR(CheckOffer(offer));
   const auto is_free = [](const Seat& seat) { return !seat.taken; };
   const auto seat = wanted_slot ? seats_.begin() + *wanted_slot
                                 : std::find_if(seats_.begin(), seats_.end(), is_free);
@@ -56,8 +51,8 @@ absl::StatusOr<Session> Roster::Admit(std::optional<int32_t> wanted_slot,
   seat->taken = true;
   seat->heard = now;
   epoch_ = known_epoch >= epoch_ ? known_epoch + 1 : epoch_;
-  if (advertisement) {
-    Advertise(*seat, *advertisement);
+  if (offer) {
+    Publish(*seat, *offer);
   }
   return Session{.slot = static_cast<int32_t>(seat - seats_.begin()), .secret = seat->secret};
 }
@@ -70,17 +65,15 @@ bool Roster::Knows(const Session& session) const {
   return seat.taken && SameSecret(seat.secret, session.secret);
 }
 
-absl::Status Roster::Hear(const Session& session,
-                          const std::optional<std::string>& advertisement,
-                          Time now) {
+absl::Status Roster::Hear(const Session& session, const std::optional<HostOffer>& offer, Time now) {
   if (!Knows(session)) {
     return absl::NotFoundError("the session is not known");
   }
-  ZP_RETURN_IF_ERROR(CheckAdvertisement(advertisement));
+  ZP_RETURN_IF_ERROR(CheckOffer(offer));
   Seat& seat = seats_[session.slot];
   seat.heard = now;
-  if (advertisement) {
-    Advertise(seat, *advertisement);
+  if (offer) {
+    Publish(seat, *offer);
   }
   return absl::OkStatus();
 }
@@ -93,9 +86,9 @@ absl::Status Roster::Remove(const Session& session) {
   return absl::OkStatus();
 }
 
-absl::Status Roster::SetSelf(const std::string& advertisement) {
-  ZP_RETURN_IF_ERROR(CheckAdvertisement(advertisement));
-  Advertise(seats_[0], advertisement);
+absl::Status Roster::SetSelf(const HostOffer& offer) {
+  ZP_RETURN_IF_ERROR(CheckOffer(offer));
+  Publish(seats_[0], offer);
   return absl::OkStatus();
 }
 
@@ -123,24 +116,24 @@ Roster::Time Roster::NextLapse() const {
 Membership Roster::membership() const {
   Membership membership = {.epoch = epoch_};
   for (size_t slot = 0; slot < seats_.size(); ++slot) {
-    if (seats_[slot].advertisement) {
+    if (seats_[slot].offer) {
       membership.hosts.push_back(
-          {.slot = static_cast<int32_t>(slot), .advertisement = *seats_[slot].advertisement});
+          {.slot = static_cast<int32_t>(slot), .offer = *seats_[slot].offer});
     }
   }
   return membership;
 }
 
-void Roster::Advertise(Seat& seat, const std::string& advertisement) {
-  if (seat.advertisement != advertisement) {
-    seat.advertisement = advertisement;
+void Roster::Publish(Seat& seat, const HostOffer& offer) {
+  if (seat.offer != offer) {
+    seat.offer = offer;
     ++epoch_;
   }
 }
 
 // Others have known of a host only once its memory was readable.
 void Roster::Free(Seat& seat) {
-  epoch_ += seat.advertisement.has_value() ? 1 : 0;
+  epoch_ += seat.offer.has_value() ? 1 : 0;
   seat = {};
 }
 

@@ -31,22 +31,21 @@ class Roster {
   // Gives the wanted slot or, without one, the lowest free. The epoch ends up above `known_epoch`,
   // which a coordinator that was started anew learns from the workers that were there before.
   // Errors: ResourceExhausted when none is free, AlreadyExists when the wanted one is not,
-  // InvalidArgument for a slot that no worker can have, an epoch or advertisement over the limit.
+  // InvalidArgument for a slot that no worker can have or an epoch over the limit; those of
+  // CheckOffer.
   absl::StatusOr<Session> Admit(std::optional<int32_t> wanted_slot,
                                 uint64_t known_epoch,
-                                const std::optional<std::string>& advertisement,
+                                const std::optional<HostOffer>& offer,
                                 Time now);
 
-  // A worker is alive; with an advertisement, its memory is readable from now on.
+  // A worker is alive; with an offer, its memory is readable from now on.
   // Errors: NotFound for a session that there is not (any more).
-  absl::Status Hear(const Session& session,
-                    const std::optional<std::string>& advertisement,
-                    Time now);
+  absl::Status Hear(const Session& session, const std::optional<HostOffer>& offer, Time now);
 
   absl::Status Remove(const Session& session);
 
-  // Errors: InvalidArgument for an advertisement over the limit.
-  absl::Status SetSelf(const std::string& advertisement);
+  // Errors: those of CheckOffer.
+  absl::Status SetSelf(const HostOffer& offer);
 
   // The slots of those who were not heard in time.
   std::vector<int32_t> RemoveLapsed(Time now);
@@ -61,11 +60,11 @@ class Roster {
   struct Seat {
     bool taken = false;
     std::string secret = {};
-    std::optional<std::string> advertisement = {};
+    std::optional<HostOffer> offer = {};
     Time heard = {};
   };
 
-  void Advertise(Seat& seat, const std::string& advertisement);
+  void Publish(Seat& seat, const HostOffer& offer);
   void Free(Seat& seat);
 
   std::chrono::milliseconds member_timeout_;

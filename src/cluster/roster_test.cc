@@ -33,10 +33,10 @@ TEST(Roster, AWorkerThatLoadsIsNoMemberYet) {
   const uint64_t before = roster.epoch();
   const Session session = Admit(roster);
   EXPECT_EQ(roster.epoch(), before);
-  EXPECT_TRUE(roster.Hear(session, "memory", kStart).ok());
+  EXPECT_TRUE(roster.Hear(session, HostOffer{"memory"}, kStart).ok());
   EXPECT_EQ(roster.epoch(), before + 1);
-  EXPECT_THAT(roster.membership().hosts, ElementsAre(MemberHost{1, "memory"}));
-  EXPECT_TRUE(roster.Hear(session, "memory", kStart).ok());
+  EXPECT_THAT(roster.membership().hosts, ElementsAre(MemberHost{1, {"memory"}}));
+  EXPECT_TRUE(roster.Hear(session, HostOffer{"memory"}, kStart).ok());
   EXPECT_EQ(roster.epoch(), before + 1) << "nothing new";
 }
 
@@ -44,7 +44,7 @@ TEST(Roster, RemovesWhoIsNotHeardInTime) {
   Roster roster(3, kTimeout);
   const Session silent = Admit(roster);
   const Session heard = Admit(roster);
-  ASSERT_TRUE(roster.Hear(silent, "memory", kStart).ok());
+  ASSERT_TRUE(roster.Hear(silent, HostOffer{"memory"}, kStart).ok());
   const uint64_t before = roster.epoch();
   ASSERT_TRUE(roster.Hear(heard, std::nullopt, kStart + milliseconds(50)).ok());
   EXPECT_EQ(roster.NextLapse(), kStart + kTimeout);
@@ -59,7 +59,7 @@ TEST(Roster, ASessionIsWorthNothingWithoutItsSecret) {
   Roster roster(2, kTimeout);
   Session session = Admit(roster);
   session.secret[0] ^= 1;
-  EXPECT_TRUE(absl::IsNotFound(roster.Hear(session, "memory", kStart)));
+  EXPECT_TRUE(absl::IsNotFound(roster.Hear(session, HostOffer{"memory"}, kStart)));
   EXPECT_TRUE(absl::IsNotFound(roster.Remove(session)));
   EXPECT_FALSE(roster.Knows({.slot = 0, .secret = ""}));
   EXPECT_FALSE(roster.Knows({.slot = 2, .secret = ""}));
@@ -68,17 +68,17 @@ TEST(Roster, ASessionIsWorthNothingWithoutItsSecret) {
 
 TEST(Roster, TheEpochRisesAboveWhatAReturningWorkerKnows) {
   Roster roster(4, kTimeout);
-  const auto session = roster.Admit(2, 57, "memory", kStart);
+  const auto session = roster.Admit(2, 57, HostOffer{"memory"}, kStart);
   ASSERT_TRUE(session.ok());
   EXPECT_EQ(session->slot, 2);
   EXPECT_GT(roster.epoch(), 57u);
-  EXPECT_TRUE(absl::IsAlreadyExists(roster.Admit(2, 57, "memory", kStart).status()));
+  EXPECT_TRUE(absl::IsAlreadyExists(roster.Admit(2, 57, HostOffer{"memory"}, kStart).status()));
 }
 
 TEST(Roster, RefusesWhatIsOverItsLimits) {
   Roster roster(2, kTimeout);
   const auto code = [&](std::optional<int32_t> slot, uint64_t epoch, const std::string& memory) {
-    return roster.Admit(slot, epoch, memory, kStart).status().code();
+    return roster.Admit(slot, epoch, HostOffer{memory}, kStart).status().code();
   };
   const std::string too_long(kMaxAdvertisementBytes + 1, 'a');
   EXPECT_EQ(code(0, 0, ""), absl::StatusCode::kInvalidArgument);
@@ -86,7 +86,7 @@ TEST(Roster, RefusesWhatIsOverItsLimits) {
   EXPECT_EQ(code(-1, 0, ""), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code(1, ~uint64_t{0}, ""), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code(1, 0, too_long), absl::StatusCode::kInvalidArgument);
-  EXPECT_TRUE(absl::IsInvalidArgument(roster.SetSelf(too_long)));
+  EXPECT_TRUE(absl::IsInvalidArgument(roster.SetSelf({too_long})));
   EXPECT_EQ(code(1, 0, ""), absl::StatusCode::kOk) << "a refusal takes no slot";
 }
 

@@ -42,7 +42,7 @@ void ToWire(const Membership& membership, wire::Members& message) {
   for (const MemberHost& host : membership.hosts) {
     wire::Host& added = *message.add_hosts();
     added.set_slot(host.slot);
-    added.set_advertisement(host.advertisement);
+    ToWire(host.offer, added);
   }
 }
 
@@ -51,15 +51,14 @@ absl::StatusOr<Membership> FromWire(const wire::Members& message) {
   int32_t last_slot = -1;
   for (const wire::Host& host : message.hosts()) {
     const auto slot = static_cast<int32_t>(host.slot());
-    if (slot <= last_slot || slot >= kMaxHostSlots ||
-        host.advertisement().size() > kMaxAdvertisementBytes) {
+    if (slot <= last_slot || slot >= kMaxHostSlots) {
       return absl::InvalidArgumentError(
-          fmt::format("the coordinator names slot {} after slot {} with {} bytes of advertisement",
-                      slot,
-                      last_slot,
-                      host.advertisement().size()));
+          fmt::format("the coordinator names slot {} after slot {}", slot, last_slot));
     }
-    membership.hosts.push_back({.slot = slot, .advertisement = host.advertisement()});
+    const HostOffer offer = {.advertisement = host.advertisement(),
+                             .work_address = host.work_address()};
+    ZP_RETURN_IF_ERROR(CheckOffer(offer));
+    membership.hosts.push_back({.slot = slot, .offer = offer});
     last_slot = slot;
   }
   return membership;

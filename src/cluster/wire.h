@@ -20,7 +20,7 @@ void ToWire(const Session& session, wire::Session& message);
 Session FromWire(const wire::Session& message);
 
 void ToWire(const Membership& membership, wire::Members& message);
-// Errors: InvalidArgument for slots that are out of order or range, or advertisements too long.
+// Errors: InvalidArgument for slots that are out of order or range; those of CheckOffer.
 absl::StatusOr<Membership> FromWire(const wire::Members& message);
 
 void ToWire(const PlacementInputs& placement, wire::Placement& message);
@@ -30,10 +30,19 @@ absl::StatusOr<PlacementInputs> FromWire(const wire::Placement& message);
 // Errors: InvalidArgument for a count outside its limits.
 absl::Status CheckPlacement(const PlacementInputs& placement);
 
-// The optional bytes of a message that has a field `advertisement`.
+// Of a message that has the fields; none if it brings none.
 template <typename Message>
-std::optional<std::string> AdvertisementOf(const Message& message) {
-  return message.has_advertisement() ? std::optional(message.advertisement()) : std::nullopt;
+std::optional<HostOffer> OfferOf(const Message& message) {
+  if (!message.has_advertisement()) {
+    return std::nullopt;
+  }
+  return HostOffer{.advertisement = message.advertisement(),
+                   .work_address = message.work_address()};
+}
+template <typename Message>
+void ToWire(const HostOffer& offer, Message& message) {
+  message.set_advertisement(offer.advertisement);
+  message.set_work_address(offer.work_address);
 }
 
 }  // namespace zp::cluster

@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <chrono>
-#include <limits>
 #include <queue>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "base/check.h"
+#include "protocol/work_cost.h"
 
 namespace zp::planner {
 namespace {

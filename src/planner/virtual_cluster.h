@@ -19,8 +19,8 @@ namespace zp::planner {
 
 struct VirtualClusterOptions {
   int32_t ranks = 8;
-  VirtualRankOptions rank;
-  routing::RouterOptions router;
+  VirtualRankOptions rank = {};
+  routing::RouterOptions router = {};
   int32_t max_prompt_tokens = 1 << 20;
 };
 

@@ -1,10 +1,11 @@
 #include "planner/virtual_rank.h"
 
+#include <iterator>
 #include <utility>
 
-#include "protocol/work_cost.h"
 #include "scheduler/work_parts.h"
 #include "spec/flops.h"
+#include "spec/model_shapes.h"
 
 namespace zp::planner {
 namespace {
@@ -16,6 +17,7 @@ constexpr size_t kPhantomLayerBytes = 64;
 
 struct VirtualRank::Pass {
   scheduler::Batch batch;
+  std::vector<protocol::Work> pieces;
   std::unique_ptr<kvcache::PrefixCache::Pass> cached;
   size_t sequence_count = 0;
   FinishedPass finished;
@@ -46,22 +48,33 @@ VirtualRank::VirtualRank(const spec::ModelSpec& spec,
     : spec_(spec),
       model_(model),
       options_(options),
+      hasher_(options.block_key),
       cache_(std::move(cache)),
       queue_(options.queue) {
   queue_.SetSpeed(model.flops_per_s(), model.saturation_flops());
 }
 
+VirtualRank::~VirtualRank() = default;
+
 void VirtualRank::Add(uint64_t id, protocol::Work work, scheduler::TimePoint now) {
   scheduler::WaitingWork waiting = {
       .id = id, .arrival = now, .priority = work.priority, .deadline = work.deadline};
-  WorkHere& here = works_[id];
-  protocol::PassCost cost(spec_);
-  for (scheduler::WorkPart& part :
-       scheduler::CutIntoParts(std::move(work), options_.queue.max_batch_tokens)) {
-    waiting.parts.push_back({.blocks = std::move(part.blocks), .flops = cost.Add(part.work).flops});
-    here.parts.push_back(std::move(part.work));
-  }
+  scheduler::WorkPlan plan =
+      scheduler::PlanParts(spec_, hasher_, work, options_.queue.max_batch_tokens);
+  waiting.parts = std::move(plan.parts);
   queue_.Add(std::move(waiting));
+  works_[id] = {.work = std::move(work), .part_ends = std::move(plan.part_ends)};
+}
+
+protocol::Work VirtualRank::TakePiece(const scheduler::TakenWork& taken) {
+  WorkHere& here = works_.at(taken.id);
+  const int32_t begin = taken.first_part == 0 ? 0 : here.part_ends[taken.first_part - 1];
+  const int32_t end = here.part_ends[taken.first_part + taken.part_count - 1];
+  protocol::Work piece{.cache_salt = here.work.cache_salt};
+  std::move(here.work.sequences.begin() + begin,
+            here.work.sequences.begin() + end,
+            std::back_inserter(piece.sequences));
+  return piece;
 }
 
 std::optional<double> VirtualRank::StartPass(scheduler::TimePoint now) {
@@ -70,14 +83,13 @@ std::optional<double> VirtualRank::StartPass(scheduler::TimePoint now) {
   if (pass->batch.works.empty()) {
     return std::nullopt;
   }
-  std::vector<const protocol::Work*> works;
   std::vector<kvcache::CachedSequence> sequences;
   for (const scheduler::TakenWork& taken : pass->batch.works) {
-    for (int32_t part = 0; part < taken.part_count; ++part) {
-      works.push_back(&works_.at(taken.id).parts[taken.first_part + part]);
-      for (const protocol::Sequence& sequence : works.back()->sequences) {
-        sequences.push_back({.sequence = &sequence, .salt = works.back()->cache_salt});
-      }
+    pass->pieces.push_back(TakePiece(taken));
+  }
+  for (const protocol::Work& piece : pass->pieces) {
+    for (const protocol::Sequence& sequence : piece.sequences) {
+      sequences.push_back({.sequence = &sequence, .salt = piece.cache_salt});
     }
   }
   pass->sequence_count = sequences.size();
@@ -87,16 +99,16 @@ std::optional<double> VirtualRank::StartPass(scheduler::TimePoint now) {
   protocol::PassCost cost(spec_);
   FinishedPass& finished = pass->finished;
   size_t next_sequence = 0;
-  for (const protocol::Work* work : works) {
+  for (const protocol::Work& piece : pass->pieces) {
     std::vector<int32_t> held_tokens;
-    for (size_t i = 0; cache_ != nullptr && i < work->sequences.size(); ++i) {
+    for (size_t i = 0; cache_ != nullptr && i < piece.sequences.size(); ++i) {
       held_tokens.push_back(pass->cached->held_count(next_sequence++) * protocol::kBlockTokens);
     }
-    const protocol::WorkCost added = cost.Add(*work, held_tokens);
+    const protocol::WorkCost added = cost.Add(piece, held_tokens);
     finished.cost.tokens += added.tokens;
     finished.cost.flops += added.flops;
-    for (const int32_t tokens : held_tokens) {
-      finished.cached_tokens += tokens;
+    for (size_t i = 0; i < held_tokens.size(); ++i) {
+      finished.cached_tokens += protocol::SkippableTokens(piece.sequences[i], held_tokens[i]);
     }
   }
   finished.seconds = model_.PassSeconds(finished.cost.flops);

@@ -14,12 +14,13 @@
 #include "planner/rank_model.h"
 #include "protocol/rank_report.h"
 #include "protocol/work.h"
+#include "protocol/work_cost.h"
 #include "scheduler/batch_queue.h"
 
 namespace zp::planner {
 
 struct VirtualRankOptions {
-  scheduler::BatchQueueOptions queue;
+  scheduler::BatchQueueOptions queue = {};
   int64_t cache_bytes = 0;
   uint64_t block_key = 0;
 };
@@ -30,6 +31,7 @@ class VirtualRank {
   static absl::StatusOr<std::unique_ptr<VirtualRank>> Create(const spec::ModelSpec& spec,
                                                              const RankModel& model,
                                                              const VirtualRankOptions& options);
+  ~VirtualRank();
 
   // `id`: the caller's, unique among the works here.
   void Add(uint64_t id, protocol::Work work, scheduler::TimePoint now);
@@ -52,9 +54,12 @@ class VirtualRank {
 
  private:
   struct WorkHere {
-    std::vector<protocol::Work> parts;
+    protocol::Work work;  // sequences that went into a pass are moved out
+    std::vector<int32_t> part_ends;
   };
   struct Pass;
+
+  protocol::Work TakePiece(const scheduler::TakenWork& taken);
 
   VirtualRank(const spec::ModelSpec& spec,
               const RankModel& model,
@@ -64,6 +69,7 @@ class VirtualRank {
   const spec::ModelSpec& spec_;
   const RankModel& model_;
   const VirtualRankOptions options_;
+  const protocol::BlockHasher hasher_;
   std::unique_ptr<kvcache::PrefixCache> cache_;  // null: none
   scheduler::BatchQueue queue_;
   absl::flat_hash_map<uint64_t, WorkHere> works_;

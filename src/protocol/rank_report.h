@@ -14,8 +14,8 @@ namespace zp::protocol {
 // before what is stored.
 struct CacheEvents {
   bool is_cleared = false;  // all that was held before is gone; first of all
-  std::vector<BlockHash> removed;
-  std::vector<BlockHash> stored;
+  std::vector<BlockHash> removed = {};
+  std::vector<BlockHash> stored = {};
 
   bool empty() const { return !is_cleared && removed.empty() && stored.empty(); }
 };
@@ -28,7 +28,7 @@ struct RankReport {
   double saturation_flops = 0;
   // T* in tokens, the same.
   double saturation_tokens = 0;
-  CacheEvents cache;
+  CacheEvents cache = {};
 };
 
 // Called on the rank's serving thread after each pass, before the works of that pass are answered.

@@ -16,14 +16,20 @@ int32_t FirstAskedPosition(const Sequence& sequence) {
   return sequence.rows.empty() ? last : std::min(last, sequence.rows.front().position);
 }
 
-void AddAsked(const spec::ModelSpec& spec, const Sequence& sequence, spec::PassShape& shape) {
+// The tokens from `begin` on.
+void AddSequence(const spec::ModelSpec& spec,
+                 const Sequence& sequence,
+                 int64_t begin,
+                 spec::PassShape& shape) {
+  const auto length = static_cast<int64_t>(sequence.tokens.size());
+  shape.token_count += length - begin;
+  shape.attention_flops += spec::AttentionFlops(spec, length - begin, begin);
   for (const RowAsk& row : sequence.rows) {
     shape.asked_attention_flops += spec::AttentionFlops(spec, 1, row.position);
     shape.full_vocabulary_rows += row.full_vocabulary ? 1 : 0;
     shape.label_columns += row.full_vocabulary ? 0 : static_cast<int64_t>(row.columns.size());
   }
   shape.asked_token_count += static_cast<int64_t>(sequence.rows.size());
-  const auto length = static_cast<int64_t>(sequence.tokens.size());
   if (sequence.pooling == Pooling::kMean) {
     shape.asked_token_count += length;
     shape.asked_attention_flops += spec::AttentionFlops(spec, length, 0);
@@ -39,6 +45,12 @@ int32_t SkippableTokens(const Sequence& sequence, int32_t held_tokens) {
   return std::min(held_tokens, FirstAskedPosition(sequence)) / kBlockTokens * kBlockTokens;
 }
 
+double FlopsOf(const spec::ModelSpec& spec, const Sequence& sequence, int64_t begin) {
+  spec::PassShape shape;
+  AddSequence(spec, sequence, begin, shape);
+  return spec::PassFlops(spec, shape);
+}
+
 WorkCost CostOf(const spec::ModelSpec& spec,
                 const Work& work,
                 std::span<const int32_t> cached_tokens) {
@@ -48,11 +60,7 @@ WorkCost CostOf(const spec::ModelSpec& spec,
 WorkCost CostFrom(const spec::ModelSpec& spec, const Work& work, std::span<const int32_t> begins) {
   spec::PassShape shape;
   for (size_t i = 0; i < work.sequences.size(); ++i) {
-    const Sequence& sequence = work.sequences[i];
-    const auto count = static_cast<int64_t>(sequence.tokens.size()) - begins[i];
-    shape.token_count += count;
-    shape.attention_flops += spec::AttentionFlops(spec, count, begins[i]);
-    AddAsked(spec, sequence, shape);
+    AddSequence(spec, work.sequences[i], begins[i], shape);
   }
   return {.tokens = shape.token_count, .flops = spec::PassFlops(spec, shape)};
 }

@@ -44,6 +44,9 @@ class PassCost {
   absl::flat_hash_set<BlockHash> seen_;
 };
 
+// What `sequence` costs when its first `begin` tokens are not computed: CostOf is a sum of these.
+double FlopsOf(const spec::ModelSpec& spec, const Sequence& sequence, int64_t begin);
+
 // How many of the first `held_tokens` tokens of `sequence` a rank that holds them need not compute:
 // whole blocks, up to the first position whose hidden state is wanted.
 int32_t SkippableTokens(const Sequence& sequence, int32_t held_tokens);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "protocol/work_cost.h"
 
 namespace zp::scheduler {
 
@@ -43,11 +44,20 @@ class FakeEngine : public engine::Engine {
       request_ids.push_back(work->request_id);
       result.works.push_back(Answer(*work));
       result.report.asked_tokens += work->token_count();
+      result.report.flops += protocol::CostOf(spec_, *work).flops;
     }
     result.report.computed_tokens = result.report.asked_tokens;
+    result.report.layers = layers_;
+    result.report.cache_events.stored = {{.high = batches_.size()}};
     changed_.notify_all();
     changed_.wait(lock, [this] { return !held_; });
     return result;
+  }
+
+  // What the passes from now on report.
+  void SetLayers(std::vector<engine::LayerReport> layers) {
+    std::lock_guard lock(mutex_);
+    layers_ = std::move(layers);
   }
 
   // While held, Run does not return.
@@ -86,10 +96,21 @@ class FakeEngine : public engine::Engine {
     changed_.notify_all();
   }
 
-  spec::ModelSpec spec_;
+  const spec::ModelSpec spec_ = {.layer_count = 2,
+                                 .model_dim = 64,
+                                 .vocab_count = 1000,
+                                 .max_position_count = 100'000,
+                                 .query_head_count = 4,
+                                 .kv_head_count = 2,
+                                 .head_dim = 16,
+                                 .expert_count = 8,
+                                 .experts_per_token = 2,
+                                 .expert_dim = 32,
+                                 .layer_is_moe = {true, true}};
   std::mutex mutex_;
   std::condition_variable changed_;
   bool held_ = false;
+  std::vector<engine::LayerReport> layers_;
   std::vector<std::vector<std::string>> batches_;
 };
 

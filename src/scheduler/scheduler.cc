@@ -2,36 +2,58 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
-#include <memory>
+#include <random>
 #include <utility>
 
 #include "absl/strings/cord.h"
 #include "base/check.h"
 #include "base/logging.h"
 #include "fmt/format.h"
+#include "spec/flops.h"
 
 namespace zp::scheduler {
 namespace {
 
-// Weight of the newest pass in the measured speed: a change of load shows after a few passes.
-constexpr double kSpeedGain = 0.3;
 // Assumed until the first pass is measured; only a refusal's advice depends on it.
 constexpr double kFirstTokensPerSecond = 1000;
+// Passes whose answers may wait to be given before the serving thread waits, too.
+constexpr size_t kMaxFinishedPasses = 2;
 
 double Seconds(std::chrono::steady_clock::duration duration) {
   return std::chrono::duration<double>(duration).count();
 }
 
+double FirstFlopsPerSecond(const spec::ModelSpec& spec) {
+  return kFirstTokensPerSecond * spec::PassFlops(spec, {.token_count = 1});
+}
+
+// Names of prefixes that stay in this scheduler: nobody can aim at them.
+uint64_t RandomKey() {
+  std::random_device random;
+  return uint64_t{random()} << 32 | random();
+}
+
 absl::Status ShuttingDown() { return absl::UnavailableError("the server is shutting down"); }
+
+absl::Status StatusOf(DropReason reason) {
+  return reason == DropReason::kCancelled
+             ? absl::CancelledError("the client left before the work was done")
+             : absl::DeadlineExceededError("the time for this request was over before its turn");
+}
 
 }  // namespace
 
 Scheduler::Scheduler(engine::Engine& engine, const SchedulerOptions& options)
     : engine_(engine),
       options_(options),
+      hasher_(RandomKey()),
       metrics_(std::to_string(options.rank), engine.spec()),
-      thread_([this] { Serve(); }) {}
+      queue_({.max_batch_tokens = options.max_batch_tokens,
+              .max_hold = options.max_hold,
+              .ageing = options.ageing}),
+      speed_(FirstFlopsPerSecond(engine.spec())),
+      serving_thread_([this] { Serve(); }),
+      answering_thread_([this] { Attend(); }) {}
 
 Scheduler::~Scheduler() {
   {
@@ -39,17 +61,47 @@ Scheduler::~Scheduler() {
     gate_closed_ = true;
     stopping_ = true;
   }
-  changed_.notify_all();
-  thread_.join();
+  serving_changed_.notify_all();
+  serving_thread_.join();
+  answering_thread_.join();
 }
 
 absl::Status Scheduler::Submit(protocol::Work work, std::stop_token cancel, Done done) {
   ZP_RETURN_IF_ERROR(engine_.Validate(work));
   ZP_RETURN_IF_ERROR(CheckSequences(work));
+  // Hashing is the costly part, and done before the lock.
+  WorkPlan plan = PlanParts(engine_.spec(), hasher_, work, options_.max_batch_tokens);
   const int64_t asked_tokens = work.token_count();
-  std::vector<WorkPart> parts = CutIntoParts(std::move(work), options_.max_batch_tokens);
-  std::vector<Entry> entries = MakeEntries(std::move(parts), cancel, std::move(done));
-  return Enqueue(std::move(entries), asked_tokens);
+  WaitingWork waiting = {.parts = std::move(plan.parts),
+                         .arrival = Clock::now(),
+                         .priority = work.priority,
+                         .deadline = work.deadline,
+                         .cancel = std::move(cancel)};
+  const size_t sequence_count = work.sequences.size();
+  auto request = std::make_unique<Request>(Request{.work = std::move(work),
+                                                   .part_ends = std::move(plan.part_ends),
+                                                   .done = std::move(done),
+                                                   .arrival = waiting.arrival,
+                                                   .waiting_tokens = asked_tokens,
+                                                   .assembly = WorkAssembly(sequence_count)});
+  std::lock_guard lock(mutex_);
+  if (gate_closed_) {
+    return ShuttingDown();
+  }
+  ZP_RETURN_IF_ERROR(CheckRoom(asked_tokens));
+  const bool has_deadline = waiting.deadline.has_value();
+  waiting.id = next_id_++;
+  queue_tokens_ += asked_tokens;
+  requests_[waiting.id] = std::move(request);
+  queue_.Add(std::move(waiting));
+  PublishQueueSize();
+  if (!is_running_) {
+    serving_changed_.notify_one();
+  }
+  if (has_deadline || HasToPrepare()) {
+    answering_changed_.notify_one();
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Scheduler::CheckSequences(const protocol::Work& work) const {
@@ -69,51 +121,14 @@ absl::Status Scheduler::CheckSequences(const protocol::Work& work) const {
   return absl::OkStatus();
 }
 
-// One per part; the work's `done` hears of them once all are answered.
-std::vector<Scheduler::Entry> Scheduler::MakeEntries(std::vector<WorkPart> parts,
-                                                     const std::stop_token& cancel,
-                                                     Done done) {
-  const Clock::time_point arrival = Clock::now();
-  const auto assembly = std::make_shared<WorkAssembly>(parts.size(), std::move(done));
-  std::vector<Entry> entries;
-  entries.reserve(parts.size());
-  for (size_t i = 0; i < parts.size(); ++i) {
-    const int64_t asked_tokens = parts[i].work.token_count();
-    entries.push_back({.part = std::move(parts[i]),
-                       .cancel = cancel,
-                       .done =
-                           [assembly, i](absl::StatusOr<protocol::WorkResult> answer) {
-                             assembly->Answer(i, std::move(answer));
-                           },
-                       .asked_tokens = asked_tokens,
-                       .arrival = arrival});
-  }
-  return entries;
-}
-
-// All parts or none.
-absl::Status Scheduler::Enqueue(std::vector<Entry> entries, int64_t asked_tokens) {
-  {
-    std::lock_guard lock(mutex_);
-    if (gate_closed_) {
-      return ShuttingDown();
-    }
-    ZP_RETURN_IF_ERROR(CheckRoom(asked_tokens));
-    queue_tokens_ += asked_tokens;
-    std::move(entries.begin(), entries.end(), std::back_inserter(queue_));
-    PublishQueueSize();
-  }
-  changed_.notify_all();
-  return absl::OkStatus();
-}
-
 // An empty queue takes any work, so that none is refused for ever.
 absl::Status Scheduler::CheckRoom(int64_t asked_tokens) const {
   if (queue_.empty() || queue_tokens_ + asked_tokens <= options_.max_queue_tokens) {
     return absl::OkStatus();
   }
   metrics_.refused.Increment();
-  const auto retry_seconds = static_cast<int64_t>(std::ceil(std::max(1.0, BacklogSeconds())));
+  const auto retry_seconds =
+      static_cast<int64_t>(std::ceil(std::max(1.0, speed_.SecondsFor(OutstandingFlops()))));
   absl::Status full = absl::ResourceExhaustedError(
       fmt::format("the queue is full: {} tokens wait, this request has {}, the limit is {}; it "
                   "will have drained in about {} s",
@@ -125,146 +140,241 @@ absl::Status Scheduler::CheckRoom(int64_t asked_tokens) const {
   return full;
 }
 
-double Scheduler::backlog_seconds() const {
+double Scheduler::outstanding_flops() const {
   std::lock_guard lock(mutex_);
-  return BacklogSeconds();
+  return OutstandingFlops();
 }
 
-double Scheduler::BacklogSeconds() const {
-  const double speed = tokens_per_second_ > 0 ? tokens_per_second_ : kFirstTokensPerSecond;
-  return static_cast<double>(queue_tokens_ + running_tokens_) / speed;
+double Scheduler::backlog_seconds() const {
+  std::lock_guard lock(mutex_);
+  return speed_.SecondsFor(OutstandingFlops());
 }
 
 bool Scheduler::Drain(Clock::time_point deadline) {
   std::unique_lock lock(mutex_);
   gate_closed_ = true;
-  return changed_.wait_until(lock, deadline, [this] { return queue_.empty() && !busy_; });
+  return answered_.wait_until(
+      lock, deadline, [this] { return requests_.empty() && !is_answering_; });
 }
 
 void Scheduler::Serve() {
-  while (WaitForWork()) {
-    Batch batch = FormBatch();
-    for (Entry& entry : batch.cancelled) {
-      metrics_.cancelled.Increment();
-      entry.done(absl::CancelledError("the client left before the work started"));
-    }
-    if (!batch.entries.empty()) {
-      RunBatch(batch);
-    }
-    FinishBatch();
+  while (std::optional<Pass> pass = WaitForPass()) {
+    Run(*pass);
   }
-  RefuseQueue();
-}
-
-// False when it is time to stop.
-bool Scheduler::WaitForWork() {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
-  return !stopping_;
-}
-
-Scheduler::Batch Scheduler::FormBatch() {
   std::lock_guard lock(mutex_);
-  Batch batch;
-  TakeCancelled(batch.cancelled);
-  DistinctTokens distinct;
-  while (!queue_.empty()) {
-    Entry& next = queue_.front();
-    const std::vector<TokenBlock> added = distinct.FindNew(next.part.blocks);
-    if (!batch.entries.empty() &&
-        distinct.count() + CountTokens(added) > options_.max_batch_tokens) {
-      break;
+  serving_ended_ = true;
+  answering_changed_.notify_one();
+}
+
+// Nothing when it is time to stop.
+std::optional<Scheduler::Pass> Scheduler::WaitForPass() {
+  std::unique_lock lock(mutex_);
+  std::optional<Clock::time_point> hold_begin;
+  bool has_waited = false;
+  while (!stopping_) {
+    const Clock::time_point now = Clock::now();
+    const std::optional<Clock::time_point> start = queue_.StartTime();
+    const bool is_answering_late = finished_.size() >= kMaxFinishedPasses;
+    if (start.has_value() && *start <= now && !is_answering_late) {
+      Pass pass = TakePass(now);
+      if (pass.pieces.empty()) {
+        continue;  // all that waited was dropped
+      }
+      metrics_.hold_seconds.Increment(Seconds(now - hold_begin.value_or(now)));
+      if (!has_waited && last_pass_end_.has_value()) {
+        metrics_.between_passes_seconds.Increment(Seconds(Clock::now() - *last_pass_end_));
+      }
+      return pass;
     }
-    distinct.Add(added);
-    batch.asked_tokens += next.asked_tokens;
-    batch.entries.push_back(std::move(next));
-    queue_.pop_front();
+    if (start.has_value() && !is_answering_late && !hold_begin.has_value()) {
+      hold_begin = now;
+    }
+    has_waited = true;
+    WaitFor(lock, serving_changed_, is_answering_late ? std::nullopt : start);
   }
-  batch.distinct_tokens = distinct.count();
-  queue_tokens_ -= batch.asked_tokens;
-  running_tokens_ = batch.asked_tokens;
-  busy_ = true;
+  return std::nullopt;
+}
+
+void Scheduler::WaitFor(std::unique_lock<std::mutex>& lock,
+                        std::condition_variable& changed,
+                        std::optional<Clock::time_point> time) {
+  if (time.has_value()) {
+    changed.wait_until(lock, *time);
+  } else {
+    changed.wait(lock);
+  }
+}
+
+Scheduler::Pass Scheduler::TakePass(Clock::time_point now) {
+  const Batch batch = queue_.Take(now);
+  Pass pass = {.distinct_tokens = batch.distinct_tokens, .asked_flops = batch.asked_flops};
+  pass.pieces.reserve(batch.works.size());
+  for (const TakenWork& taken : batch.works) {
+    pass.pieces.push_back(TakePiece(taken, now));
+  }
+  is_running_ = !pass.pieces.empty();
+  running_flops_ = pass.asked_flops;
   PublishQueueSize();
-  return batch;
+  answering_changed_.notify_one();  // the next batch, and what was dropped
+  return pass;
 }
 
-void Scheduler::TakeCancelled(std::vector<Entry>& cancelled) {
-  const auto first_cancelled =
-      std::stable_partition(queue_.begin(), queue_.end(), [](const Entry& entry) {
-        return !entry.cancel.stop_requested();
-      });
-  for (auto entry = first_cancelled; entry != queue_.end(); ++entry) {
-    queue_tokens_ -= entry->asked_tokens;
-    cancelled.push_back(std::move(*entry));
-  }
-  queue_.erase(first_cancelled, queue_.end());
+Scheduler::Piece Scheduler::TakePiece(const TakenWork& taken, Clock::time_point now) {
+  Request& request = *requests_.at(taken.id);
+  const int32_t begin = taken.first_part == 0 ? 0 : request.part_ends[taken.first_part - 1];
+  const int32_t end = request.part_ends[taken.first_part + taken.part_count - 1];
+  Piece piece = {.id = taken.id,
+                 .first_sequence = begin,
+                 .work = {.request_id = request.work.request_id,
+                          .cache_salt = request.work.cache_salt,
+                          .priority = request.work.priority,
+                          .deadline = request.work.deadline},
+                 .queue_seconds = Seconds(now - request.arrival)};
+  const auto sequences = request.work.sequences.begin();
+  piece.work.sequences.assign(std::make_move_iterator(sequences + begin),
+                              std::make_move_iterator(sequences + end));
+  const int64_t tokens = piece.work.token_count();
+  request.waiting_tokens -= tokens;
+  queue_tokens_ -= tokens;
+  return piece;
 }
 
-void Scheduler::RunBatch(Batch& batch) {
+void Scheduler::Run(Pass& pass) {
   std::vector<const protocol::Work*> works;
-  works.reserve(batch.entries.size());
-  for (const Entry& entry : batch.entries) {
-    works.push_back(&entry.part.work);
+  works.reserve(pass.pieces.size());
+  for (const Piece& piece : pass.pieces) {
+    works.push_back(&piece.work);
   }
   const Clock::time_point start = Clock::now();
   engine::BatchResult result = engine_.Run(works);
-  const double pass_seconds = Seconds(Clock::now() - start);
+  const Clock::time_point end = Clock::now();
+  pass.seconds = Seconds(end - start);
   ZP_CHECK(result.works.size() == works.size()) << result.works.size() << " " << works.size();
+  pass.answers = std::move(result.works);
 
-  metrics_.RecordPass(result.report, batch.distinct_tokens, pass_seconds);
-  LearnSpeed(batch.asked_tokens, pass_seconds);
-  for (size_t i = 0; i < batch.entries.size(); ++i) {
-    Entry& entry = batch.entries[i];
-    absl::StatusOr<protocol::WorkResult>& answer = result.works[i];
-    const double queue_seconds = Seconds(start - entry.arrival);
-    metrics_.queue_seconds.Observe(queue_seconds);
-    if (answer.ok()) {
-      metrics_.answered.Increment();
-      answer->usage.queue_seconds = queue_seconds;
-      answer->usage.compute_seconds = pass_seconds;
-    } else {
-      metrics_.failed.Increment();
-      base::log::warn(
-          "work {} failed: {}", entry.part.work.request_id, base::MessageOf(answer.status()));
-    }
-    entry.done(std::move(answer));
-  }
-}
-
-void Scheduler::LearnSpeed(int64_t asked_tokens, double seconds) {
-  std::lock_guard lock(mutex_);
-  const double speed = static_cast<double>(asked_tokens) / std::max(seconds, 1e-6);
-  tokens_per_second_ =
-      tokens_per_second_ > 0 ? (1 - kSpeedGain) * tokens_per_second_ + kSpeedGain * speed : speed;
-}
-
-void Scheduler::FinishBatch() {
+  protocol::RankReport report;
   {
     std::lock_guard lock(mutex_);
-    running_tokens_ = 0;
-    busy_ = false;
+    speed_.Learn(result.report, pass.asked_flops, pass.seconds);
+    const Saturation& saturation = speed_.saturation();
+    queue_.SetSpeed(speed_.flops_per_s(), saturation.flops);
+    report = {.flops_per_s = speed_.flops_per_s(),
+              .saturation_flops = saturation.flops,
+              .saturation_tokens = saturation.tokens};
   }
-  changed_.notify_all();
+  metrics_.RecordPass(result.report, pass.distinct_tokens, pass.seconds);
+  metrics_.saturation_tokens.Set(report.saturation_tokens);
+  if (options_.on_report != nullptr) {
+    report.cache = std::move(result.report.cache_events);
+    options_.on_report(report);
+  }
+  std::lock_guard lock(mutex_);
+  running_flops_ = 0;
+  is_running_ = false;
+  last_pass_end_ = end;
+  finished_.push_back(std::move(pass));
+  answering_changed_.notify_one();
+}
+
+void Scheduler::Attend() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    queue_.DropExpired(Clock::now());
+    if (Answers dropped = AnswerDropped(); !dropped.empty()) {
+      Give(std::move(dropped), lock);
+    } else if (!finished_.empty()) {
+      Pass pass = std::move(finished_.front());
+      finished_.pop_front();
+      serving_changed_.notify_one();  // it may wait for room
+      Give(AnswerPass(std::move(pass)), lock);
+    } else if (HasToPrepare()) {
+      queue_.Prepare(Clock::now());
+    } else if (serving_ended_) {
+      break;
+    } else {
+      WaitFor(lock, answering_changed_, queue_.FirstDeadline());
+    }
+  }
+  Give(RefuseWaiting(), lock);
+}
+
+// Outside the lock: a `done` may call Submit.
+void Scheduler::Give(Answers answers, std::unique_lock<std::mutex>& lock) {
+  is_answering_ = true;
+  lock.unlock();
+  for (auto& [done, answer] : answers) {
+    done(std::move(answer));
+  }
+  answers.clear();  // what the closures hold goes before Drain says that all is done
+  lock.lock();
+  is_answering_ = false;
+  answered_.notify_all();
+}
+
+Scheduler::Answers Scheduler::AnswerDropped() {
+  Answers answers;
+  for (const DroppedWork& dropped : queue_.TakeDropped()) {
+    (dropped.reason == DropReason::kCancelled ? metrics_.cancelled : metrics_.expired).Increment();
+    answers.emplace_back(Close(dropped.id), StatusOf(dropped.reason));
+  }
+  return answers;
+}
+
+Scheduler::Answers Scheduler::AnswerPass(Pass pass) {
+  Answers answers;
+  for (size_t i = 0; i < pass.pieces.size(); ++i) {
+    const Piece& piece = pass.pieces[i];
+    absl::StatusOr<protocol::WorkResult>& answer = pass.answers[i];
+    const auto found = requests_.find(piece.id);
+    if (found == requests_.end()) {
+      continue;  // another piece of it failed, or its client left
+    }
+    if (!answer.ok()) {
+      base::log::warn(
+          "work {} failed: {}", piece.work.request_id, base::MessageOf(answer.status()));
+      metrics_.failed.Increment();
+      queue_.Remove(piece.id);
+      answers.emplace_back(Close(piece.id), answer.status());
+      continue;
+    }
+    answer->usage.queue_seconds = piece.queue_seconds;
+    answer->usage.compute_seconds = pass.seconds;
+    WorkAssembly& assembly = found->second->assembly;
+    assembly.Add(piece.first_sequence, *std::move(answer));
+    if (assembly.is_whole()) {
+      protocol::WorkResult whole = assembly.Take();
+      metrics_.answered.Increment();
+      metrics_.queue_seconds.Observe(whole.usage.queue_seconds);
+      answers.emplace_back(Close(piece.id), std::move(whole));
+    }
+  }
+  return answers;
 }
 
 // What still waits when the process stops.
-void Scheduler::RefuseQueue() {
-  std::deque<Entry> rest;
-  {
-    std::lock_guard lock(mutex_);
-    rest.swap(queue_);
-    queue_tokens_ = 0;
-    PublishQueueSize();
-  }
-  for (Entry& entry : rest) {
+Scheduler::Answers Scheduler::RefuseWaiting() {
+  Answers answers;
+  for (const uint64_t id : queue_.RemoveAll()) {
     metrics_.unavailable.Increment();
-    entry.done(ShuttingDown());
+    answers.emplace_back(Close(id), ShuttingDown());
   }
+  return answers;
+}
+
+// Forgets a request of which nothing waits any more; its `done` is to be called.
+Scheduler::Done Scheduler::Close(uint64_t id) {
+  const auto found = requests_.find(id);
+  ZP_CHECK(found != requests_.end()) << id;
+  Done done = std::move(found->second->done);
+  queue_tokens_ -= found->second->waiting_tokens;
+  requests_.erase(found);
+  PublishQueueSize();
+  return done;
 }
 
 void Scheduler::PublishQueueSize() {
   metrics_.queue_tokens.Set(static_cast<double>(queue_tokens_));
-  metrics_.queue_requests.Set(static_cast<double>(queue_.size()));
+  metrics_.queue_requests.Set(static_cast<double>(queue_.work_count()));
 }
 
 }  // namespace zp::scheduler

@@ -1,27 +1,35 @@
 // A rank's queue and its serving loop: works of many clients become batches, batches go through the
-// engine one after the other, each work gets its answer.
+// engine one after the other, each work gets its answer. Which works run in which pass is decided
+// by BatchQueue (order, bound of waiting, priorities, deadlines: there).
 //
-// A batch takes works in the order they came until their distinct tokens (a shared prefix counts
-// once) reach the limit; the next one gathers in the queue while this one runs. Strictly first in,
-// first out: nobody starves. A work too large for one pass is served over several.
+// While a pass runs, the next batch is formed and the answers of the one before are given: what
+// lies between two passes is to take what is ready. A work too large for one pass is served over
+// several; if a piece of it fails, the rest is not computed.
 //
-// Thread safety: every method from any thread. One internal thread owns the engine's Run and calls
-// every `done`; a `done` must be quick (hand the answer to another thread) and may call Submit.
-// Ownership: the engine must outlive the scheduler.
+// Thread safety: every method from any thread. Two internal threads: one owns the engine's Run and
+// calls on_report, the other forms batches and calls every `done`. A `done` must be quick (hand the
+// answer to another thread) and may call Submit. Ownership: the engine must outlive the scheduler.
 #pragma once
 
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <stop_token>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "engine/engine.h"
+#include "protocol/block_chain.h"
 #include "protocol/rank_report.h"
 #include "protocol/work.h"
+#include "scheduler/batch_queue.h"
+#include "scheduler/rank_speed.h"
 #include "scheduler/scheduler_metrics.h"
 #include "scheduler/work_parts.h"
 
@@ -29,13 +37,15 @@ namespace zp::scheduler {
 
 struct SchedulerOptions {
   int32_t rank = 0;  // names the scheduler in the metrics
-  // Distinct tokens of one pass. More gives each expert more rows per pass, and each client a
-  // longer wait for the pass before its own.
-  int64_t max_batch_tokens = 16'384;
+  // Distinct tokens of one pass, see BatchQueueOptions.
+  int64_t max_batch_tokens = BatchQueueOptions{}.max_batch_tokens;
   // Tokens of one sequence; above max_batch_tokens it runs alone. Bounds the memory of a pass.
   int64_t max_sequence_tokens = 65'536;
   // Tokens that may wait. Beyond, Submit refuses and says when to come again.
   int64_t max_queue_tokens = 2'097'152;
+  // How long a batch that does not hide its gathers may wait for company.
+  std::chrono::milliseconds max_hold{0};
+  double ageing = BatchQueueOptions{}.ageing;
   protocol::OnRankReport on_report = nullptr;  // may be null
 };
 
@@ -50,7 +60,9 @@ class Scheduler : public protocol::WorkSink {
   // See WorkSink. Validates first: a work that the engine would refuse never enters the queue.
   absl::Status Submit(protocol::Work work, std::stop_token cancel, Done done) override;
 
-  // How long the work that waits and runs will take at the speed measured so far.
+  // True FLOPs that what waits and runs would cost alone.
+  double outstanding_flops() const;
+  // How long that will take at the speed measured so far.
   double backlog_seconds() const;
 
   // Closes the gate and waits until all that was accepted is answered; false if that took longer
@@ -60,55 +72,84 @@ class Scheduler : public protocol::WorkSink {
  private:
   using Clock = std::chrono::steady_clock;
 
-  struct Entry {
-    WorkPart part;
-    std::stop_token cancel;
+  // What was accepted and is not answered yet.
+  struct Request {
+    protocol::Work work;  // sequences that went into a pass are moved out
+    std::vector<int32_t> part_ends;
     Done done;
-    int64_t asked_tokens = 0;
     Clock::time_point arrival;
+    int64_t waiting_tokens = 0;
+    WorkAssembly assembly;
   };
 
-  struct Batch {
-    std::vector<Entry> entries;
-    std::vector<Entry> cancelled;
-    int64_t asked_tokens = 0;
-    int64_t distinct_tokens = 0;
+  // What goes through the engine of a request.
+  struct Piece {
+    uint64_t id = 0;
+    int32_t first_sequence = 0;
+    protocol::Work work;
+    double queue_seconds = 0;
   };
+
+  struct Pass {
+    std::vector<Piece> pieces;
+    int64_t distinct_tokens = 0;
+    double asked_flops = 0;
+    double seconds = 0;
+    std::vector<absl::StatusOr<protocol::WorkResult>> answers;  // of the pieces
+  };
+
+  using Answers = std::vector<std::pair<Done, absl::StatusOr<protocol::WorkResult>>>;
 
   absl::Status CheckSequences(const protocol::Work& work) const;
-  static std::vector<Entry> MakeEntries(std::vector<WorkPart> parts,
-                                        const std::stop_token& cancel,
-                                        Done done);
-  absl::Status Enqueue(std::vector<Entry> entries, int64_t asked_tokens);
+  // Of the serving thread.
   void Serve();
-  bool WaitForWork();
-  Batch FormBatch();
-  void RunBatch(Batch& batch);
-  void LearnSpeed(int64_t asked_tokens, double seconds);
-  void FinishBatch();
-  void RefuseQueue();
+  std::optional<Pass> WaitForPass();
+  void Run(Pass& pass);
+  // Of the answering thread.
+  void Attend();
+  void Give(Answers answers, std::unique_lock<std::mutex>& lock);
   // The rest with mutex_ held.
   absl::Status CheckRoom(int64_t asked_tokens) const;
-  double BacklogSeconds() const;
-  void TakeCancelled(std::vector<Entry>& cancelled);
+  double OutstandingFlops() const { return queue_.waiting_flops() + running_flops_; }
+  Pass TakePass(Clock::time_point now);
+  Piece TakePiece(const TakenWork& taken, Clock::time_point now);
+  void WaitFor(std::unique_lock<std::mutex>& lock,
+               std::condition_variable& changed,
+               std::optional<Clock::time_point> time);
+  bool HasToPrepare() const { return is_running_ && !queue_.is_prepared() && !queue_.empty(); }
+  Answers AnswerDropped();
+  Answers AnswerPass(Pass pass);
+  Answers RefuseWaiting();
+  Done Close(uint64_t id);
   void PublishQueueSize();
 
   engine::Engine& engine_;
   const SchedulerOptions options_;
+  const protocol::BlockHasher hasher_;
   SchedulerMetrics metrics_;
 
   mutable std::mutex mutex_;
-  std::condition_variable changed_;
+  std::condition_variable serving_changed_;    // for the serving thread
+  std::condition_variable answering_changed_;  // for the answering thread
+  std::condition_variable answered_;           // for Drain
   // All below are guarded by mutex_.
-  std::deque<Entry> queue_;
+  BatchQueue queue_;
+  absl::flat_hash_map<uint64_t, std::unique_ptr<Request>> requests_;
+  std::deque<Pass> finished_;  // not answered yet
+  RankSpeed speed_;
+  uint64_t next_id_ = 1;
   int64_t queue_tokens_ = 0;
-  int64_t running_tokens_ = 0;
-  bool busy_ = false;  // a batch is formed and not all of it is answered
+  double running_flops_ = 0;
+  bool is_running_ = false;
+  bool is_answering_ = false;
+  std::optional<Clock::time_point> last_pass_end_;
   bool gate_closed_ = false;
   bool stopping_ = false;
-  double tokens_per_second_ = 0;  // moving average over passes; 0 until the first
+  bool serving_ended_ = false;
 
-  std::thread thread_;  // last: everything it uses is there before it starts
+  // Last: everything they use is there before they start.
+  std::thread serving_thread_;
+  std::thread answering_thread_;
 };
 
 }  // namespace zp::scheduler

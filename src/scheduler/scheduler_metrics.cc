@@ -64,6 +64,13 @@ SchedulerMetrics::SchedulerMetrics(const std::string& rank_name, const spec::Mod
       exposed_wait_seconds(GetCounter("zeroprefill_exposed_wait_seconds_total",
                                       "Seconds that compute stood still for weights",
                                       OfRank(rank_name))),
+      between_passes_seconds(GetCounter("zeroprefill_between_passes_seconds_total",
+                                        "Seconds from the end of a pass to the next one's start "
+                                        "where work was waiting",
+                                        OfRank(rank_name))),
+      hold_seconds(GetCounter("zeroprefill_hold_seconds_total",
+                              "Seconds that work was held for company",
+                              OfRank(rank_name))),
       batch_tokens(GetHistogram("zeroprefill_batch_tokens",
                                 "Tokens computed in a pass",
                                 PowersOfTwo(16, 14),
@@ -79,6 +86,7 @@ SchedulerMetrics::SchedulerMetrics(const std::string& rank_name, const spec::Mod
       answered(Outcome(rank_name, "answered")),
       failed(Outcome(rank_name, "failed")),
       cancelled(Outcome(rank_name, "cancelled")),
+      expired(Outcome(rank_name, "expired")),
       refused(Outcome(rank_name, "refused")),
       unavailable(Outcome(rank_name, "unavailable")),
       layers(LayersOf(rank_name, spec)),
@@ -117,30 +125,17 @@ void SchedulerMetrics::RecordPass(const engine::PassReport& report,
 }
 
 void SchedulerMetrics::RecordLayers(const engine::PassReport& report) {
-  double compute_seconds = 0;
-  double gather_seconds = 0;
-  int gathered_layers = 0;
   for (size_t index = 0; index < report.layers.size(); ++index) {
     const engine::LayerReport& layer = report.layers[index];
     layers[index].compute_seconds.Increment(layer.compute_seconds);
     layers[index].exposed_wait_seconds.Increment(layer.exposed_wait_seconds);
     layers[index].gather_seconds.Increment(layer.gather_seconds);
-    // The last layer runs only the rows that were asked: it tells nothing of a token's cost.
-    if (layer.gathered_bytes > 0 && index + 1 < report.layers.size()) {
-      compute_seconds += layer.compute_seconds;
-      gather_seconds += layer.gather_seconds;
-      ++gathered_layers;
-    }
   }
   for (const auto& [source, bytes] : report.gathered_bytes_by_source) {
     GetCounter("zeroprefill_gathered_bytes_total",
                "Bytes of experts that came from elsewhere",
                {{"rank", rank_}, {"source", source}})
         .Increment(static_cast<double>(bytes));
-  }
-  if (gathered_layers > 0 && compute_seconds > 0) {
-    saturation_tokens.Set(static_cast<double>(report.computed_tokens) * gather_seconds /
-                          compute_seconds);
   }
 }
 

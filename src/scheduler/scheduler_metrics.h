@@ -32,6 +32,8 @@ struct SchedulerMetrics {
   base::Counter& distinct_tokens;
   base::Counter& flops;
   base::Counter& exposed_wait_seconds;
+  base::Counter& between_passes_seconds;
+  base::Counter& hold_seconds;
   base::Histogram& batch_tokens;
   base::Histogram& pass_seconds;
   base::Histogram& queue_seconds;
@@ -39,11 +41,12 @@ struct SchedulerMetrics {
   base::Counter& answered;
   base::Counter& failed;
   base::Counter& cancelled;
+  base::Counter& expired;      // their deadline passed
   base::Counter& refused;      // the queue was full
   base::Counter& unavailable;  // accepted, but the process shut down first
   std::vector<LayerMetrics> layers;
-  // How many tokens a pass needs for its compute to hide the next bank, by the last pass that
-  // gathered; 0 where everything is in memory.
+  // How many tokens a pass needs for its compute to hide the next bank; 0 where everything is in
+  // memory.
   base::Gauge& saturation_tokens;
   // hit / queried is what the prefix cache saves, of what sharing within a pass leaves.
   base::Counter& cache_queried_tokens;

@@ -1,28 +1,28 @@
 #include "scheduler/token_blocks.h"
 
 #include <algorithm>
-#include <iterator>
-
-#include "absl/hash/hash.h"
-#include "absl/types/span.h"
 
 namespace zp::scheduler {
 
-std::vector<TokenBlock> CutIntoBlocks(const protocol::Sequence& sequence) {
-  const auto token_count = static_cast<int64_t>(sequence.tokens.size());
+using protocol::BlockHash;
+using protocol::kBlockTokens;
+
+std::vector<TokenBlock> CutIntoBlocks(const protocol::BlockHasher& hasher,
+                                      std::string_view salt,
+                                      const protocol::Sequence& sequence) {
+  const std::span<const spec::TokenId> tokens = sequence.tokens;
   std::vector<TokenBlock> blocks;
-  blocks.reserve((token_count + kBlockTokens - 1) / kBlockTokens);
-  uint64_t chain_hash = 0;
-  for (int64_t begin = 0; begin < token_count; begin += kBlockTokens) {
-    const int64_t size = std::min(kBlockTokens, token_count - begin);
-    chain_hash =
-        absl::HashOf(chain_hash, absl::MakeConstSpan(sequence.tokens).subspan(begin, size));
-    blocks.push_back({.chain_hash = chain_hash, .token_count = static_cast<int32_t>(size)});
+  blocks.reserve((tokens.size() + kBlockTokens - 1) / kBlockTokens);
+  BlockHash name = hasher.Root(salt);
+  for (size_t begin = 0; begin < tokens.size(); begin += kBlockTokens) {
+    const size_t count = std::min<size_t>(kBlockTokens, tokens.size() - begin);
+    name = hasher.Next(name, tokens.subspan(begin, count));
+    blocks.push_back({.name = name, .token_count = static_cast<int32_t>(count)});
   }
   return blocks;
 }
 
-int64_t CountTokens(const std::vector<TokenBlock>& blocks) {
+int64_t CountTokens(std::span<const TokenBlock> blocks) {
   int64_t token_count = 0;
   for (const TokenBlock& block : blocks) {
     token_count += block.token_count;
@@ -30,21 +30,24 @@ int64_t CountTokens(const std::vector<TokenBlock>& blocks) {
   return token_count;
 }
 
-std::vector<TokenBlock> DistinctTokens::FindNew(const std::vector<TokenBlock>& blocks) const {
-  std::vector<TokenBlock> found;
-  std::copy_if(
-      blocks.begin(), blocks.end(), std::back_inserter(found), [this](const TokenBlock& block) {
-        return !seen_.contains(block.chain_hash);
-      });
-  return found;
+int64_t DistinctTokens::CountNew(std::span<const TokenBlock> blocks) const {
+  int64_t token_count = 0;
+  for (const TokenBlock& block : blocks) {
+    token_count += seen_.contains(block.name) ? 0 : block.token_count;
+  }
+  return token_count;
 }
 
-void DistinctTokens::Add(const std::vector<TokenBlock>& blocks) {
+void DistinctTokens::Add(std::span<const TokenBlock> blocks) {
   for (const TokenBlock& block : blocks) {
-    if (seen_.insert(block.chain_hash).second) {
-      count_ += block.token_count;
-    }
+    Add(block);
   }
+}
+
+bool DistinctTokens::Add(const TokenBlock& block) {
+  const bool is_new = seen_.insert(block.name).second;
+  count_ += is_new ? block.token_count : 0;
+  return is_new;
 }
 
 }  // namespace zp::scheduler

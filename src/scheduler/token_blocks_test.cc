@@ -13,10 +13,17 @@ protocol::Sequence Range(protocol::TokenId first, int32_t count) {
   return sequence;
 }
 
+std::vector<TokenBlock> Cut(const protocol::Sequence& sequence) {
+  return CutIntoBlocks(protocol::BlockHasher(7), "", sequence);
+}
+
 int64_t CountDistinct(const std::vector<protocol::Sequence>& sequences) {
   DistinctTokens distinct;
   for (const protocol::Sequence& sequence : sequences) {
-    distinct.Add(distinct.FindNew(CutIntoBlocks(sequence)));
+    const int64_t new_tokens = distinct.CountNew(Cut(sequence));
+    const int64_t before = distinct.count();
+    distinct.Add(Cut(sequence));
+    EXPECT_EQ(distinct.count() - before, new_tokens);
   }
   return distinct.count();
 }
@@ -44,8 +51,19 @@ TEST(TokenBlocks, DoNotShareEqualTokensAfterDifferentOnes) {
 
 TEST(TokenBlocks, OfOneSequenceHoldAllItsTokens) {
   for (const int count : {1, 15, 16, 17, 33}) {
-    EXPECT_EQ(CountTokens(CutIntoBlocks(Range(0, count))), count);
+    EXPECT_EQ(CountTokens(Cut(Range(0, count))), count);
   }
+}
+
+TEST(TokenBlocks, AreNamedAsEverywhere) {
+  const protocol::BlockHasher hasher(7);
+  const protocol::Sequence sequence = Range(0, 40);
+  const std::vector<protocol::BlockHash> chain = hasher.Chain("salt", sequence.tokens);
+  const std::vector<TokenBlock> blocks = CutIntoBlocks(hasher, "salt", sequence);
+  ASSERT_EQ(blocks.size(), 3u);
+  EXPECT_EQ(blocks[0].name, chain[0]);
+  EXPECT_EQ(blocks[1].name, chain[1]);
+  EXPECT_NE(Cut(sequence)[0].name, blocks[0].name);
 }
 
 }  // namespace

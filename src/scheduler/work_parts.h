@@ -1,47 +1,50 @@
-// A work of many sequences in parts that fit into a pass each: a request for ten thousand texts is
-// served over several passes, with the memory of one.
+// How a work of many sequences is served over several passes: where it may be cut, and how the
+// answers of its pieces become one again.
 #pragma once
 
 #include <cstdint>
-#include <memory>
-#include <mutex>
 #include <vector>
 
 #include "base/status.h"
+#include "protocol/block_chain.h"
 #include "protocol/work.h"
-#include "scheduler/token_blocks.h"
+#include "scheduler/batch_queue.h"
+#include "spec/model_spec.h"
 
 namespace zp::scheduler {
 
-struct WorkPart {
-  protocol::Work work;
-  std::vector<TokenBlock> blocks;  // of all its sequences, each once
+struct WorkPlan {
+  std::vector<PartCost> parts;
+  std::vector<int32_t> part_ends;  // sequences [0, part_ends[i]) are in the parts up to i
+  double flops = 0;                // of all
 };
 
-// Cuts between sequences, in their order; each part has at most `max_tokens` distinct tokens or is
-// a single sequence. At least one part.
-std::vector<WorkPart> CutIntoParts(protocol::Work work, int64_t max_tokens);
+// One part for a work that fits into a pass; else parts of whole sequences, small against a pass,
+// so that they fill what others leave of it. A single sequence is never cut.
+WorkPlan PlanParts(const spec::ModelSpec& spec,
+                   const protocol::BlockHasher& hasher,
+                   const protocol::Work& work,
+                   int64_t max_batch_tokens);
 
-// Collects the answers of a work's parts and gives the whole to `done`, once: all sequences in
-// order, or the first failure.
+// Collects the answers of a work's pieces.
 //
-// Thread safety: Answer from any thread, once per part.
+// Thread safety: none.
 class WorkAssembly {
  public:
-  WorkAssembly(size_t part_count, protocol::WorkSink::Done done)
-      : answers_(part_count, absl::UnknownError("not answered yet")),
-        missing_(part_count),
-        done_(std::move(done)) {}
+  explicit WorkAssembly(size_t sequence_count)
+      : missing_(sequence_count), sequences_(sequence_count) {}
 
-  void Answer(size_t part, absl::StatusOr<protocol::WorkResult> answer);
+  // The answer of the sequences from `first_sequence` on; each sequence once.
+  void Add(int32_t first_sequence, protocol::WorkResult piece);
+  bool is_whole() const { return missing_ == 0; }
+  // All sequences in order. REQUIRES: is_whole().
+  protocol::WorkResult Take();
 
  private:
-  absl::StatusOr<protocol::WorkResult> Join();
-
-  std::mutex mutex_;
-  std::vector<absl::StatusOr<protocol::WorkResult>> answers_;
   size_t missing_;
-  protocol::WorkSink::Done done_;
+  std::vector<protocol::SequenceResult> sequences_;
+  protocol::Usage usage_;
+  bool is_first_ = true;
 };
 
 }  // namespace zp::scheduler

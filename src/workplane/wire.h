@@ -19,7 +19,7 @@ namespace zp::workplane {
 
 // What is more comes from a mistake or an attacker. The gateway's own limits lie below.
 inline constexpr size_t kMaxRequestIdBytes = 1024;
-inline constexpr size_t kMaxCacheSaltBytes = 1024;
+inline constexpr size_t kMaxCacheSaltBytes = 4 * 1024;  // 1,024 characters in UTF-8
 inline constexpr size_t kMaxSequences = size_t{1} << 20;
 inline constexpr size_t kMaxTokens = size_t{4} << 20;   // of all sequences of a work
 inline constexpr size_t kMaxRows = size_t{4} << 20;     // the same

@@ -1,0 +1,377 @@
+#include "scheduler/batch_queue.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/container/btree_map.h"
+#include "absl/container/flat_hash_map.h"
+#include "base/check.h"
+#include "scheduler/waiting_line.h"
+
+namespace zp::scheduler {
+namespace {
+
+// Works that a batch may pass over before it is closed: bounds the search for what still fits.
+constexpr int kMaxPassedOver = 32;
+// A batch counts as filled from this share of its limit on, however low T* is: below it a pass
+// costs more than its tokens.
+constexpr int64_t kLeastFilledShare = 4;
+// A work that needs several passes takes a place in a batch only where there is this share of it
+// left: each time the prefix that its sequences share is computed anew.
+constexpr int64_t kLeastRoomShare = 4;
+// Works looked at for cancellation whenever a batch is taken, and as many more as it has.
+constexpr size_t kLeastSweep = 16;
+
+}  // namespace
+
+struct BatchQueue::State {
+  using Entry = WaitingEntry;
+
+  // A batch that is being formed.
+  struct Filling {
+    uint64_t number = 0;
+    std::vector<Entry*> entries;
+    DistinctTokens distinct;
+    double flops = 0;
+    Place last_key;  // of all in it, the one that came last in the order
+  };
+
+  explicit State(const BatchQueueOptions& queue_options)
+      : options(queue_options), line(queue_options.ageing) {}
+
+  void Forget(Entry& entry);
+  void Drop(Entry& entry, DropReason reason);
+  void DropExpired(TimePoint now);
+  void SweepCancelled(size_t count);
+  void Fill(Filling& filling);
+  bool MayGoNow(const Entry& entry) const;
+  bool IsFilled(const Filling& filling) const;
+  int32_t TakeParts(Entry& entry, Filling& filling) const;
+  bool MustFormAnew() const;
+  void Unprepare();
+  Batch Finish(Filling filling);
+
+  const BatchQueueOptions options;
+  double flops_per_s = 0;
+  double saturation_flops = 0;
+
+  absl::flat_hash_map<uint64_t, std::unique_ptr<Entry>> entries;  // by id
+  absl::btree_map<uint64_t, Entry*> by_arrival;
+  absl::btree_map<std::pair<TimePoint, uint64_t>, Entry*> by_deadline;
+  WaitingLine line;
+  double admitted_flops = 0;
+  double waiting_flops = 0;
+  uint64_t next_number = 1;
+  uint64_t next_batch = 1;
+  uint64_t sweep_cursor = 0;
+  std::optional<Filling> prepared;
+  std::optional<Place> first_late;  // of those added since `prepared` was formed
+  std::vector<DroppedWork> dropped;
+};
+
+// Of an entry that is in no prepared batch.
+void BatchQueue::State::Forget(Entry& entry) {
+  if (entry.has_parts()) {
+    line.Leave(entry);
+  }
+  waiting_flops -= entry.remaining_flops;
+  by_arrival.erase(entry.number);
+  if (entry.work.deadline.has_value()) {
+    by_deadline.erase({*entry.work.deadline, entry.number});
+  }
+  entries.erase(entry.work.id);  // destroys it
+  if (entries.empty()) {
+    waiting_flops = 0;  // rounding must not add up
+  }
+}
+
+void BatchQueue::State::Drop(Entry& entry, DropReason reason) {
+  dropped.push_back({.id = entry.work.id, .reason = reason});
+  Forget(entry);
+}
+
+void BatchQueue::State::DropExpired(TimePoint now) {
+  while (!by_deadline.empty() && by_deadline.begin()->first.first < now) {
+    Unprepare();  // it may be in there
+    Drop(*by_deadline.begin()->second, DropReason::kExpired);
+  }
+}
+
+// The next `count` works in a round through all: what clients left behind goes before its turn,
+// at a price that does not grow with the queue.
+void BatchQueue::State::SweepCancelled(size_t count) {
+  for (size_t i = std::min(count, by_arrival.size()); i > 0; --i) {
+    auto next = by_arrival.upper_bound(sweep_cursor);
+    next = next == by_arrival.end() ? by_arrival.begin() : next;
+    if (next == by_arrival.end()) {
+      return;
+    }
+    sweep_cursor = next->first;
+    Entry& entry = *next->second;
+    if (entry.prepared_parts == 0 && entry.work.cancel.stop_requested()) {
+      Drop(entry, DropReason::kCancelled);
+    }
+  }
+}
+
+void BatchQueue::State::Fill(Filling& filling) {
+  Candidates candidates(line);
+  int passed_over = 0;
+  while (passed_over < kMaxPassedOver) {
+    Entry* const entry = candidates.Next();
+    if (entry == nullptr) {
+      return;
+    }
+    if (entry->seen_by_batch == filling.number) {
+      continue;
+    }
+    if (entry->work.cancel.stop_requested()) {
+      Drop(*entry, DropReason::kCancelled);
+      continue;
+    }
+    if (!MayGoNow(*entry)) {
+      ++passed_over;
+      continue;
+    }
+    entry->seen_by_batch = filling.number;
+    line.Leave(*entry);
+    const PartCost& first_part = entry->part();
+    entry->prepared_parts = TakeParts(*entry, filling);
+    if (entry->has_parts()) {
+      line.Enter(*entry);
+    }
+    if (entry->prepared_parts == 0) {
+      ++passed_over;
+      continue;
+    }
+    filling.entries.push_back(entry);
+    filling.last_key = filling.entries.size() == 1
+                           ? candidates.last_key()
+                           : std::max(filling.last_key, candidates.last_key());
+    candidates.Call(first_part);
+  }
+}
+
+// The bound of batch_queue.h: nobody whose turn is due is overtaken, nor a better priority at all.
+bool BatchQueue::State::MayGoNow(const Entry& entry) const {
+  const Place& first = line.first();
+  return entry.work.priority == first.priority && entry.admitted_flops <= first.due;
+}
+
+bool BatchQueue::State::IsFilled(const Filling& filling) const {
+  return filling.flops >= saturation_flops &&
+         filling.distinct.count() >= options.max_batch_tokens / kLeastFilledShare;
+}
+
+// Moves as many of the entry's next parts as fit; returns how many.
+int32_t BatchQueue::State::TakeParts(Entry& entry, Filling& filling) const {
+  const int64_t room = options.max_batch_tokens - filling.distinct.count();
+  const bool is_cut_anywhere = entry.work.parts.size() > 1 && !entry.work.one_part_per_pass;
+  if (!filling.entries.empty() && is_cut_anywhere &&
+      room < options.max_batch_tokens / kLeastRoomShare) {
+    return 0;
+  }
+  const double most_flops = IsFilled(filling) ? 2 * filling.flops : 0;  // 0: no limit
+  int32_t part_count = 0;
+  const int32_t most_parts = entry.work.one_part_per_pass ? 1 : INT32_MAX;
+  for (; entry.has_parts() && part_count < most_parts; ++entry.next_part, ++part_count) {
+    const PartCost& part = entry.part();
+    const int64_t tokens = CountTokens(part.blocks);
+    const int64_t new_tokens = filling.distinct.CountNew(part.blocks);
+    const double new_flops =
+        part.flops * static_cast<double>(new_tokens) / static_cast<double>(tokens);
+    const bool is_first = filling.distinct.count() == 0;
+    if (!is_first && (filling.distinct.count() + new_tokens > options.max_batch_tokens ||
+                      (most_flops > 0 && filling.flops + new_flops > most_flops))) {
+      break;
+    }
+    filling.distinct.Add(part.blocks);
+    filling.flops += new_flops;
+    entry.remaining_flops -= part.flops;
+  }
+  return part_count;
+}
+
+void BatchQueue::State::Unprepare() {
+  if (!prepared.has_value()) {
+    return;
+  }
+  for (Entry* const entry : prepared->entries) {
+    if (entry->has_parts()) {
+      line.Leave(*entry);
+    }
+    for (; entry->prepared_parts > 0; --entry->prepared_parts) {
+      --entry->next_part;
+      entry->remaining_flops += entry->part().flops;
+    }
+    line.Enter(*entry);
+  }
+  prepared.reset();
+  first_late.reset();
+}
+
+// Whether the prepared batch is not what would be formed now.
+bool BatchQueue::State::MustFormAnew() const {
+  if (first_late.has_value() && *first_late < prepared->last_key) {
+    return true;
+  }
+  return std::any_of(prepared->entries.begin(), prepared->entries.end(), [](const Entry* entry) {
+    return entry->work.cancel.stop_requested();
+  });
+}
+
+Batch BatchQueue::State::Finish(Filling filling) {
+  Batch batch = {.distinct_tokens = filling.distinct.count(), .flops = filling.flops};
+  batch.works.reserve(filling.entries.size());
+  for (Entry* const entry : filling.entries) {
+    batch.works.push_back({.id = entry->work.id,
+                           .first_part = entry->next_part - entry->prepared_parts,
+                           .part_count = entry->prepared_parts,
+                           .is_last = !entry->has_parts()});
+    for (int32_t part = 1; part <= entry->prepared_parts; ++part) {
+      batch.asked_flops += entry->work.parts[entry->next_part - part].flops;
+    }
+    entry->prepared_parts = 0;
+  }
+  waiting_flops -= batch.asked_flops;
+  for (Entry* const entry : filling.entries) {
+    if (!entry->has_parts()) {
+      waiting_flops += entry->remaining_flops;  // rounding; Forget takes it off again
+      Forget(*entry);
+    }
+  }
+  return batch;
+}
+
+BatchQueue::BatchQueue(const BatchQueueOptions& options)
+    : state_(std::make_unique<State>(options)) {}
+
+BatchQueue::~BatchQueue() = default;
+
+void BatchQueue::Add(WaitingWork work) {
+  State& state = *state_;
+  ZP_CHECK(!work.parts.empty()) << work.id;
+  auto entry = std::make_unique<WaitingEntry>();
+  for (const PartCost& part : work.parts) {
+    ZP_CHECK(!part.blocks.empty()) << work.id;
+    entry->remaining_flops += part.flops;
+  }
+  state.admitted_flops += entry->remaining_flops;
+  state.waiting_flops += entry->remaining_flops;
+  entry->admitted_flops = state.admitted_flops;
+  entry->number = state.next_number++;
+  entry->work = std::move(work);
+  state.by_arrival[entry->number] = entry.get();
+  if (entry->work.deadline.has_value()) {
+    state.by_deadline[{*entry->work.deadline, entry->number}] = entry.get();
+  }
+  state.line.Enter(*entry);
+  if (state.prepared.has_value()) {
+    state.first_late = std::min(state.first_late.value_or(entry->place), entry->place);
+  }
+  const uint64_t id = entry->work.id;
+  ZP_CHECK(state.entries.emplace(id, std::move(entry)).second) << id;
+}
+
+bool BatchQueue::Remove(uint64_t id) {
+  const auto found = state_->entries.find(id);
+  if (found == state_->entries.end()) {
+    return false;
+  }
+  WaitingEntry& entry = *found->second;
+  if (entry.prepared_parts > 0) {
+    state_->Unprepare();
+  }
+  state_->Forget(entry);
+  return true;
+}
+
+std::vector<uint64_t> BatchQueue::RemoveAll() {
+  state_->Unprepare();
+  std::vector<uint64_t> ids;
+  ids.reserve(state_->entries.size());
+  while (!state_->by_arrival.empty()) {
+    WaitingEntry& entry = *state_->by_arrival.begin()->second;
+    ids.push_back(entry.work.id);
+    state_->Forget(entry);
+  }
+  return ids;
+}
+
+void BatchQueue::SetSpeed(double flops_per_s, double saturation_flops) {
+  state_->flops_per_s = flops_per_s;
+  state_->saturation_flops = saturation_flops;
+}
+
+std::optional<TimePoint> BatchQueue::StartTime() const {
+  const State& state = *state_;
+  if (state.entries.empty()) {
+    return std::nullopt;
+  }
+  TimePoint start = state.by_arrival.begin()->second->work.arrival;
+  if (state.waiting_flops >= state.saturation_flops) {
+    return start;
+  }
+  start += state.options.max_hold;
+  if (!state.by_deadline.empty()) {
+    // The answer is to be there by then, not the start.
+    const double pass_seconds =
+        state.flops_per_s > 0 ? std::min(state.waiting_flops / state.flops_per_s, 3600.0) : 0;
+    const auto pass_time = std::chrono::duration_cast<TimePoint::duration>(
+        std::chrono::duration<double>(pass_seconds));
+    start = std::min(start, state.by_deadline.begin()->first.first - pass_time);
+  }
+  return start;
+}
+
+std::optional<TimePoint> BatchQueue::FirstDeadline() const {
+  return state_->by_deadline.empty() ? std::nullopt
+                                     : std::optional(state_->by_deadline.begin()->first.first);
+}
+
+void BatchQueue::DropExpired(TimePoint now) { state_->DropExpired(now); }
+
+void BatchQueue::Prepare(TimePoint now) {
+  State& state = *state_;
+  if (state.prepared.has_value()) {
+    return;
+  }
+  state.DropExpired(now);
+  State::Filling filling = {.number = state.next_batch++};
+  state.Fill(filling);
+  if (!filling.entries.empty()) {
+    state.prepared = std::move(filling);
+  }
+}
+
+bool BatchQueue::is_prepared() const { return state_->prepared.has_value(); }
+
+Batch BatchQueue::Take(TimePoint now) {
+  State& state = *state_;
+  state.DropExpired(now);
+  if (state.prepared.has_value() && state.MustFormAnew()) {
+    state.Unprepare();
+  }
+  State::Filling filling = {.number = state.next_batch};
+  const bool is_prepared = state.prepared.has_value();
+  if (is_prepared) {
+    filling = *std::exchange(state.prepared, std::nullopt);
+  } else {
+    ++state.next_batch;
+  }
+  if (!is_prepared || state.first_late.has_value()) {
+    state.Fill(filling);
+  }
+  state.first_late.reset();
+  Batch batch = state.Finish(std::move(filling));
+  state.SweepCancelled(kLeastSweep + 2 * batch.works.size());
+  return batch;
+}
+
+std::vector<DroppedWork> BatchQueue::TakeDropped() { return std::exchange(state_->dropped, {}); }
+
+size_t BatchQueue::work_count() const { return state_->entries.size(); }
+
+double BatchQueue::waiting_flops() const { return state_->waiting_flops; }
+
+}  // namespace zp::scheduler

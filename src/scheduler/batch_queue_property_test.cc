@@ -1,0 +1,212 @@
+// Random works in virtual time: whatever comes in whatever order, the promises of batch_queue.h
+// hold at every pass.
+#include <algorithm>
+#include <map>
+#include <random>
+#include <set>
+
+#include "gtest/gtest.h"
+#include "scheduler/batch_queue.h"
+
+namespace zp::scheduler {
+namespace {
+
+using std::chrono::microseconds;
+
+constexpr double kFlopsPerToken = 1e6;
+constexpr double kFlopsPerSecond = 1e10;
+constexpr int64_t kMaxBatchTokens = 2048;
+constexpr double kAgeing = 6;
+constexpr int kWorkCount = 600;
+
+class Simulation {
+ public:
+  explicit Simulation(uint32_t seed)
+      : random_(seed),
+        max_hold_(seed % 2 == 0 ? microseconds(0) : microseconds(30'000)),
+        saturation_flops_(seed % 3 == 0 ? 0 : 800 * kFlopsPerToken),
+        queue_({.max_batch_tokens = kMaxBatchTokens, .max_hold = max_hold_, .ageing = kAgeing}) {
+    queue_.SetSpeed(kFlopsPerSecond, saturation_flops_);
+  }
+
+  // Works come in bursts while passes run, until all were added and nothing waits.
+  void Run() {
+    while (next_id_ <= kWorkCount || queue_.work_count() > 0) {
+      AddSome();
+      CancelSome();
+      if (Below(3) > 0) {
+        queue_.Prepare(now_);
+        CheckDropped();
+        AddSome();
+        CancelSome();
+      }
+      if (const std::optional<TimePoint> start = queue_.StartTime(); start.has_value()) {
+        CheckStart(*start);
+        now_ = std::max(now_, *start);
+        RunPass();
+      }
+      if (::testing::Test::HasFailure()) {
+        return;
+      }
+    }
+    CheckNothingIsLost();
+  }
+
+ private:
+  struct Record {
+    WaitingWork work;  // without blocks
+    double flops = 0;
+    double overtaken_flops = 0;
+    int32_t taken_parts = 0;
+    bool is_dropped = false;
+
+    bool is_waiting() const {
+      return !is_dropped && taken_parts < static_cast<int32_t>(work.parts.size());
+    }
+  };
+
+  int Below(int limit) { return std::uniform_int_distribution<int>(0, limit - 1)(random_); }
+
+  PartCost RandomPart(uint64_t name, int most_blocks) {
+    PartCost part;
+    const uint64_t family = Below(6);
+    const int shared_blocks = Below(3) == 0 ? 0 : Below(12);
+    const int blocks = shared_blocks + 1 + Below(most_blocks);
+    for (int i = 0; i < blocks; ++i) {
+      part.blocks.push_back(
+          {.name = {.high = i < shared_blocks ? ~family : name, .low = static_cast<uint64_t>(i)},
+           .token_count = i + 1 < blocks ? 16 : 1 + Below(16)});
+    }
+    part.flops = kFlopsPerToken * static_cast<double>(CountTokens(part.blocks));
+    return part;
+  }
+
+  void AddSome() {
+    const int count = std::min(Below(8) == 0 ? 60 : Below(8), kWorkCount + 1 - next_id_);
+    for (int i = 0; i < count; ++i) {
+      const auto id = static_cast<uint64_t>(next_id_++);
+      WaitingWork work = {.id = id, .arrival = now_, .priority = Below(10) < 8 ? 0 : Below(3) - 1};
+      const int part_count = Below(12) == 0 ? 2 + Below(30) : 1;
+      const int most_blocks = Below(15) == 0 ? 160 : 16;
+      work.one_part_per_pass = Below(2) == 0;
+      double flops = 0;
+      for (int part = 0; part < part_count; ++part) {
+        work.parts.push_back(RandomPart((id << 20) + part, most_blocks));
+        flops += work.parts.back().flops;
+      }
+      if (Below(5) == 0) {
+        work.deadline = now_ + microseconds(Below(400'000));
+      }
+      work.cancel = clients_[id].get_token();
+      records_[id] = {.work = work, .flops = flops};
+      queue_.Add(std::move(work));
+    }
+  }
+
+  void CancelSome() {
+    if (Below(3) == 0 && next_id_ > 1) {
+      clients_[1 + Below(next_id_ - 1)].request_stop();
+    }
+  }
+
+  void CheckStart(TimePoint start) {
+    TimePoint oldest = TimePoint::max();
+    for (const auto& [id, record] : records_) {
+      if (record.is_waiting()) {
+        oldest = std::min(oldest, record.work.arrival);
+        if (record.work.deadline.has_value()) {
+          EXPECT_LE(start, std::max(*record.work.deadline, record.work.arrival)) << id;
+        }
+      }
+    }
+    EXPECT_LE(start, oldest + max_hold_);
+  }
+
+  void RunPass() {
+    const Batch batch = queue_.Take(now_);
+    CheckDropped();
+    std::set<protocol::BlockHash, decltype(&Before)> distinct(&Before);
+    int64_t distinct_tokens = 0;
+    for (const TakenWork& taken : batch.works) {
+      Record& record = records_.at(taken.id);
+      EXPECT_FALSE(record.is_dropped) << taken.id;
+      EXPECT_FALSE(record.work.cancel.stop_requested()) << taken.id;
+      EXPECT_FALSE(record.work.deadline.has_value() && *record.work.deadline < now_) << taken.id;
+      EXPECT_EQ(taken.first_part, record.taken_parts) << taken.id;
+      ASSERT_GT(taken.part_count, 0) << taken.id;
+      EXPECT_TRUE(taken.part_count == 1 || !record.work.one_part_per_pass) << taken.id;
+      for (int32_t part = 0; part < taken.part_count; ++part) {
+        for (const TokenBlock& block : record.work.parts[taken.first_part + part].blocks) {
+          distinct_tokens += distinct.insert(block.name).second ? block.token_count : 0;
+        }
+      }
+      record.taken_parts += taken.part_count;
+      EXPECT_EQ(taken.is_last, !record.is_waiting()) << taken.id;
+    }
+    EXPECT_EQ(batch.distinct_tokens, distinct_tokens);
+    const bool is_one_part = batch.works.size() == 1 && batch.works[0].part_count == 1;
+    EXPECT_TRUE(batch.distinct_tokens <= kMaxBatchTokens || is_one_part) << batch.distinct_tokens;
+    CheckOrder(batch);
+    now_ += microseconds(static_cast<int64_t>(1e6 * batch.flops / kFlopsPerSecond) + 100);
+  }
+
+  static bool Before(const protocol::BlockHash& a, const protocol::BlockHash& b) {
+    return a.high != b.high ? a.high < b.high : a.low < b.low;
+  }
+
+  // Against all that still waits.
+  void CheckOrder(const Batch& batch) {
+    for (auto& [id, waiting] : records_) {
+      if (!waiting.is_waiting()) {
+        continue;
+      }
+      for (const TakenWork& taken : batch.works) {
+        const Record& record = records_.at(taken.id);
+        EXPECT_LE(record.work.priority, waiting.work.priority) << taken.id << " before " << id;
+        if (record.work.priority == waiting.work.priority && taken.id > id) {
+          for (int32_t part = 0; part < taken.part_count; ++part) {
+            waiting.overtaken_flops += record.work.parts[taken.first_part + part].flops;
+          }
+        }
+      }
+      EXPECT_LE(waiting.overtaken_flops, kAgeing * waiting.flops * (1 + 1e-9)) << id;
+    }
+  }
+
+  void CheckDropped() {
+    for (const DroppedWork& dropped : queue_.TakeDropped()) {
+      Record& record = records_.at(dropped.id);
+      EXPECT_TRUE(record.is_waiting()) << dropped.id;
+      record.is_dropped = true;
+      EXPECT_TRUE(dropped.reason == DropReason::kCancelled
+                      ? record.work.cancel.stop_requested()
+                      : record.work.deadline.has_value() && *record.work.deadline < now_);
+    }
+  }
+
+  void CheckNothingIsLost() {
+    for (const auto& [id, record] : records_) {
+      EXPECT_FALSE(record.is_waiting()) << id;
+    }
+    EXPECT_EQ(queue_.waiting_flops(), 0);
+    EXPECT_FALSE(queue_.StartTime().has_value());
+  }
+
+  std::mt19937 random_;
+  const microseconds max_hold_;
+  const double saturation_flops_;
+  BatchQueue queue_;
+  TimePoint now_ = TimePoint() + std::chrono::hours(1);
+  int next_id_ = 1;
+  std::map<uint64_t, Record> records_;
+  std::map<uint64_t, std::stop_source> clients_;
+};
+
+class RandomWorks : public ::testing::TestWithParam<uint32_t> {};
+
+TEST_P(RandomWorks, FindThePromisesKept) { Simulation(GetParam()).Run(); }
+
+INSTANTIATE_TEST_SUITE_P(Seeds, RandomWorks, ::testing::Range(0u, 30u));
+
+}  // namespace
+}  // namespace zp::scheduler

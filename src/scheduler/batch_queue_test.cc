@@ -1,0 +1,280 @@
+#include "scheduler/batch_queue.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace zp::scheduler {
+namespace {
+
+using std::chrono::milliseconds;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::UnorderedElementsAre;
+
+constexpr double kFlopsPerToken = 10;
+const TimePoint kStart = TimePoint() + std::chrono::hours(1);
+
+// `blocks` blocks; the first `shared_blocks` of them are those of `family`.
+PartCost MakePart(uint64_t name, int blocks, uint64_t family = 0, int shared_blocks = 0) {
+  PartCost part;
+  for (uint64_t i = 0; i < static_cast<uint64_t>(blocks); ++i) {
+    const bool is_shared = i < static_cast<uint64_t>(shared_blocks);
+    part.blocks.push_back({.name = {.high = is_shared ? ~family : name, .low = i},
+                           .token_count = protocol::kBlockTokens});
+  }
+  part.flops = kFlopsPerToken * static_cast<double>(CountTokens(part.blocks));
+  return part;
+}
+
+WaitingWork MakeWork(uint64_t id, int blocks, uint64_t family = 0, int shared_blocks = 0) {
+  return {
+      .id = id, .parts = {MakePart(id << 20, blocks, family, shared_blocks)}, .arrival = kStart};
+}
+
+// A work of `part_count` parts.
+WaitingWork MakeParts(uint64_t id, int part_count, int blocks) {
+  WaitingWork work = {.id = id, .arrival = kStart};
+  for (int part = 0; part < part_count; ++part) {
+    work.parts.push_back(MakePart((id << 20) + part, blocks));
+  }
+  return work;
+}
+
+std::vector<uint64_t> Ids(const Batch& batch) {
+  std::vector<uint64_t> ids;
+  for (const TakenWork& work : batch.works) {
+    ids.push_back(work.id);
+  }
+  return ids;
+}
+
+std::vector<uint64_t> TakeIds(BatchQueue& queue, TimePoint now = kStart) {
+  return Ids(queue.Take(now));
+}
+
+TEST(BatchQueue, TakesEqualWorksFirstInFirstOut) {
+  BatchQueue queue({.max_batch_tokens = 32});
+  for (uint64_t id = 1; id <= 5; ++id) {
+    queue.Add(MakeWork(id, 1));
+  }
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 2));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(3, 4));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(5));
+  EXPECT_THAT(TakeIds(queue), IsEmpty());
+  EXPECT_EQ(queue.waiting_flops(), 0);
+}
+
+TEST(BatchQueue, TakesTheShorterWorkFirst) {
+  BatchQueue queue({.max_batch_tokens = 160});
+  queue.Add(MakeWork(1, 9));
+  queue.Add(MakeWork(2, 2));
+  queue.Add(MakeWork(3, 2));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(2, 3));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1));
+}
+
+TEST(BatchQueue, AWorkIsOvertakenByAtMostAMultipleOfItsCost) {
+  BatchQueue queue({.max_batch_tokens = 160, .ageing = 4});
+  queue.Add(MakeWork(1, 10));
+  int overtaken_blocks = 0;
+  for (uint64_t id = 2;; id += 5) {
+    for (uint64_t i = 0; i < 5; ++i) {
+      queue.Add(MakeWork(id + i, 2));
+    }
+    if (TakeIds(queue) == std::vector<uint64_t>{1}) {
+      break;
+    }
+    overtaken_blocks += 10;
+  }
+  EXPECT_LE(overtaken_blocks, 40);
+  EXPECT_GE(overtaken_blocks, 20);
+}
+
+TEST(BatchQueue, FillsWithWhatFitsBehindAWorkThatDoesNot) {
+  BatchQueue queue({.max_batch_tokens = 160, .ageing = 1});
+  queue.Add(MakeWork(1, 4));
+  queue.Add(MakeWork(2, 7));
+  queue.Add(MakeWork(3, 4));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 3));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(2));
+}
+
+TEST(BatchQueue, DoesNotFillWithWhatMustNotOvertake) {
+  BatchQueue queue({.max_batch_tokens = 160, .ageing = 1});
+  queue.Add(MakeWork(1, 4));
+  queue.Add(MakeWork(2, 7));
+  queue.Add(MakeWork(3, 9));
+  queue.Add(MakeWork(4, 4));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(2));
+}
+
+TEST(BatchQueue, CountsASharedPrefixOnce) {
+  BatchQueue queue({.max_batch_tokens = 160});
+  for (uint64_t id = 1; id <= 4; ++id) {
+    queue.Add(MakeWork(id, 8, /*family=*/7, /*shared_blocks=*/7));
+  }
+  const Batch batch = queue.Take(kStart);
+  EXPECT_THAT(Ids(batch), ElementsAre(1, 2, 3));
+  EXPECT_EQ(batch.distinct_tokens, 160);
+  EXPECT_DOUBLE_EQ(batch.flops, 160 * kFlopsPerToken);
+  EXPECT_DOUBLE_EQ(batch.asked_flops, 3 * 128 * kFlopsPerToken);
+}
+
+TEST(BatchQueue, CallsTheRelativesOfWhatRuns) {
+  BatchQueue queue({.max_batch_tokens = 24 * 16});
+  for (uint64_t i = 0; i < 16; ++i) {
+    queue.Add(MakeWork(i + 1, 10, /*family=*/i % 4, /*shared_blocks=*/9));
+  }
+  // Two families of four: 2 * (9 + 4) blocks would be two too many.
+  EXPECT_THAT(TakeIds(queue), UnorderedElementsAre(1, 5, 9, 13, 2, 6));
+}
+
+TEST(BatchQueue, TakesBetterPrioritiesStrictlyFirst) {
+  BatchQueue queue({.max_batch_tokens = 160});
+  WaitingWork late = MakeWork(1, 1);
+  late.priority = 5;
+  queue.Add(std::move(late));
+  queue.Add(MakeWork(2, 8));
+  WaitingWork early = MakeWork(3, 6);
+  early.priority = -1;
+  queue.Add(std::move(early));
+  // The first and the second do not fit together, and the last must not profit from it.
+  EXPECT_THAT(TakeIds(queue), ElementsAre(3));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(2, 1));
+}
+
+TEST(BatchQueue, DropsWhatIsCancelledOrTooLate) {
+  BatchQueue queue({});
+  std::stop_source client;
+  WaitingWork cancelled = MakeWork(1, 1);
+  cancelled.cancel = client.get_token();
+  WaitingWork expired = MakeWork(2, 1);
+  expired.deadline = kStart + milliseconds(5);
+  WaitingWork in_time = MakeWork(3, 1);
+  in_time.deadline = kStart + milliseconds(6);
+  queue.Add(std::move(cancelled));
+  queue.Add(std::move(expired));
+  queue.Add(std::move(in_time));
+  queue.Prepare(kStart);
+  client.request_stop();
+  EXPECT_THAT(TakeIds(queue, kStart + milliseconds(6)), ElementsAre(3));
+  const std::vector<DroppedWork> dropped = queue.TakeDropped();
+  ASSERT_EQ(dropped.size(), 2u);
+  EXPECT_EQ(dropped[0].id, 2u);
+  EXPECT_EQ(dropped[0].reason, DropReason::kExpired);
+  EXPECT_EQ(dropped[1].id, 1u);
+  EXPECT_EQ(dropped[1].reason, DropReason::kCancelled);
+  EXPECT_EQ(queue.work_count(), 0u);
+  EXPECT_EQ(queue.waiting_flops(), 0);
+}
+
+TEST(BatchQueue, APreparedBatchTakesInWhatComesLater) {
+  BatchQueue queue({.max_batch_tokens = 160});
+  queue.Add(MakeWork(1, 4));
+  queue.Prepare(kStart);
+  queue.Add(MakeWork(2, 4));
+  EXPECT_EQ(queue.work_count(), 2u);
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 2));
+}
+
+TEST(BatchQueue, APreparedBatchGivesWayToWhatGoesFirst) {
+  BatchQueue queue({.max_batch_tokens = 160});
+  queue.Add(MakeWork(1, 10));
+  queue.Prepare(kStart);
+  queue.Add(MakeWork(2, 1));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(2));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1));
+}
+
+TEST(BatchQueue, RemovesFromAPreparedBatch) {
+  BatchQueue queue({.max_batch_tokens = 160});
+  queue.Add(MakeWork(1, 4));
+  queue.Add(MakeWork(2, 4));
+  queue.Prepare(kStart);
+  EXPECT_TRUE(queue.Remove(1));
+  EXPECT_FALSE(queue.Remove(1));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(2));
+}
+
+TEST(BatchQueue, TakesALargeWorkOverSeveralPasses) {
+  BatchQueue queue({.max_batch_tokens = 160});
+  queue.Add(MakeParts(1, 6, 4));
+  const Batch first = queue.Take(kStart);
+  ASSERT_EQ(first.works.size(), 1u);
+  EXPECT_EQ(first.works[0].first_part, 0);
+  EXPECT_EQ(first.works[0].part_count, 2);
+  EXPECT_FALSE(first.works[0].is_last);
+  queue.Add(MakeWork(2, 2));
+  const Batch second = queue.Take(kStart);
+  EXPECT_THAT(Ids(second), ElementsAre(2, 1));
+  EXPECT_EQ(second.works[1].first_part, 2);
+  EXPECT_EQ(second.works[1].part_count, 2);
+  const Batch third = queue.Take(kStart);
+  ASSERT_EQ(third.works.size(), 1u);
+  EXPECT_TRUE(third.works[0].is_last);
+  EXPECT_EQ(queue.work_count(), 0u);
+}
+
+TEST(BatchQueue, TakesOnePartAPassWhereEachNeedsTheOneBefore) {
+  BatchQueue queue({.max_batch_tokens = 160});
+  WaitingWork work = MakeParts(1, 3, 2);
+  work.one_part_per_pass = true;
+  queue.Add(std::move(work));
+  queue.Add(MakeWork(2, 1));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(2, 1));
+  queue.Prepare(kStart);
+  queue.Add(MakeWork(3, 3));
+  const Batch second = queue.Take(kStart);
+  EXPECT_THAT(Ids(second), UnorderedElementsAre(1, 3));
+  const Batch third = queue.Take(kStart);
+  ASSERT_EQ(third.works.size(), 1u);
+  EXPECT_EQ(third.works[0].first_part, 2);
+  EXPECT_TRUE(third.works[0].is_last);
+}
+
+TEST(BatchQueue, APartLargerThanABatchRunsAlone) {
+  BatchQueue queue({.max_batch_tokens = 160});
+  queue.Add(MakeWork(1, 2));
+  queue.Add(MakeWork(2, 40));
+  queue.Add(MakeWork(3, 2));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 3));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(2));
+}
+
+TEST(BatchQueue, AFilledBatchIsNotMadeLongByOneWork) {
+  BatchQueue queue({.max_batch_tokens = 480});
+  queue.SetSpeed(1000, 10 * 16 * kFlopsPerToken);
+  for (uint64_t id = 1; id <= 10; ++id) {
+    queue.Add(MakeWork(id, 1));
+  }
+  queue.Add(MakeWork(11, 20));
+  EXPECT_EQ(queue.Take(kStart).works.size(), 10u);
+  // Below T* it would cost nothing to take it along.
+  queue.Add(MakeWork(12, 1));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(12, 11));
+}
+
+TEST(BatchQueue, HoldsABatchBelowSaturationForCompany) {
+  BatchQueue queue({.max_hold = milliseconds(20)});
+  queue.SetSpeed(1e6, 64 * kFlopsPerToken);
+  EXPECT_FALSE(queue.StartTime().has_value());
+  queue.Add(MakeWork(1, 2));
+  EXPECT_EQ(queue.StartTime(), kStart + milliseconds(20));
+  WaitingWork urgent = MakeWork(2, 1);
+  urgent.deadline = kStart + milliseconds(10);
+  queue.Add(std::move(urgent));
+  // 48 tokens take 480 us.
+  EXPECT_EQ(queue.StartTime(), kStart + milliseconds(10) - std::chrono::microseconds(480));
+  queue.Add(MakeWork(3, 1));
+  EXPECT_EQ(queue.StartTime(), kStart);
+}
+
+TEST(BatchQueue, HoldsNothingWhereNothingIsGathered) {
+  BatchQueue queue({.max_hold = milliseconds(20)});
+  queue.Add(MakeWork(1, 2));
+  EXPECT_EQ(queue.StartTime(), kStart);
+}
+
+}  // namespace
+}  // namespace zp::scheduler
