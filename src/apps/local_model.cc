@@ -52,7 +52,7 @@ std::vector<std::vector<int>> SplitCores(const LocalModelOptions& options) {
 }
 
 absl::StatusOr<int64_t> PrefixCacheBytes(const LocalModelOptions& options) {
-  const absl::StatusOr<int64_t> bytes = base::ParseBytes(options.prefix_cache);
+  absl::StatusOr<int64_t> bytes = base::ParseBytes(options.prefix_cache);
   if (!bytes.ok()) {
     return absl::InvalidArgumentError(
         fmt::format("--prefix-cache: {}", base::MessageOf(bytes.status())));

@@ -128,6 +128,7 @@ absl::StatusOr<planner::ReplayResult> RoutingRanks::Replay(
   std::vector<std::unique_ptr<engine::Engine>> engines;
   for (int32_t rank = 0; rank < options_.ranks; ++rank) {
     std::vector<int> cpus;
+    cpus.reserve(threads);
     for (int thread = 0; thread < threads; ++thread) {
       cpus.push_back((rank * threads + thread) % cores);
     }

@@ -20,7 +20,7 @@ double BlockFlops(const spec::ModelSpec& spec, int32_t depth) {
   return spec::PassFlops(
       spec,
       {.token_count = kBlockTokens,
-       .attention_flops = spec::AttentionFlops(spec, kBlockTokens, depth * kBlockTokens)});
+       .attention_flops = spec::AttentionFlops(spec, kBlockTokens, int64_t{depth} * kBlockTokens)});
 }
 
 // Whole blocks before or at the last position whose hidden state is asked for.

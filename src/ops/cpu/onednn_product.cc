@@ -58,8 +58,8 @@ bool UsesAmx(spec::DType dtype) {
          dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx;
 }
 
-// Whether a row's sums depend on how many rows go through oneDNN with it. Found not to be so for f32
-// and for AVX512_BF16 alone; without bf16 instructions oneDNN emulates them by several kernels.
+// Whether a row's sums depend on how many rows go through oneDNN with it. Found not to be so for
+// f32 and for AVX512_BF16 alone; without bf16 instructions oneDNN emulates them by several kernels.
 bool NeedsFixedRows(spec::DType dtype) {
   return dtype == spec::DType::kBf16 &&
          dnnl::get_effective_cpu_isa() != dnnl::cpu_isa::avx512_core_bf16;
