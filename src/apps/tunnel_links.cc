@@ -95,6 +95,7 @@ absl::Status ShapedLinks::Shape(double bytes_per_s) {
 
 std::vector<std::string> ShapedLinks::RankArguments() const {
   std::vector<std::string> addresses;
+  addresses.reserve(rank_count_);
   for (int32_t rank = 0; rank < rank_count_; ++rank) {
     addresses.push_back(AddressOf(rank));
   }
