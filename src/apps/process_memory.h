@@ -7,6 +7,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include <cstdint>
 #include <span>
 
 #include "base/status.h"
@@ -15,6 +16,11 @@ namespace zp::apps {
 
 // Lets other processes of the same user read this one, where the system asks for that.
 void AllowReaders();
+
+// An address of the other process, as ReadProcess takes it: never to be read here.
+inline void* AddressThere(uint64_t address) {
+  return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr)
+}
 
 // `from`, addresses of process `pid`, to `to`; the pieces may be cut differently.
 // Errors: InvalidArgument if the lengths differ, NotFound if the process is gone, else the

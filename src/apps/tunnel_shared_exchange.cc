@@ -234,7 +234,7 @@ absl::Status SharedExchange::Receive(int32_t source, const fabric::ReceiveParts&
   if (bytes > 0) {
     const pid_t pid = seats_[source].pid;
     std::vector<iovec> from(letter.piece_count);
-    const iovec list = {reinterpret_cast<void*>(letter.pieces), from.size() * sizeof(iovec)};
+    const iovec list = {AddressThere(letter.pieces), from.size() * sizeof(iovec)};
     const iovec room = {from.data(), list.iov_len};
     absl::Status status = ReadProcess(pid, std::span(&list, 1), std::span(&room, 1));
     if (status.ok()) {

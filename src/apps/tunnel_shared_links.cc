@@ -72,7 +72,7 @@ struct SharedLinks::Direction {
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
 
 size_t SharedLinks::BytesFor(int32_t rank_count) {
-  return sizeof(Table) + 2 * rank_count * sizeof(Direction);
+  return sizeof(Table) + 2 * static_cast<size_t>(rank_count) * sizeof(Direction);
 }
 
 SharedLinks::SharedLinks(std::span<std::byte> memory, int32_t rank_count)
@@ -81,11 +81,11 @@ SharedLinks::SharedLinks(std::span<std::byte> memory, int32_t rank_count)
 }
 
 SharedLinks::Direction& SharedLinks::outgoing(int32_t rank) const {
-  return reinterpret_cast<Direction*>(table_ + 1)[2 * rank];
+  return reinterpret_cast<Direction*>(table_ + 1)[2 * static_cast<size_t>(rank)];
 }
 
 SharedLinks::Direction& SharedLinks::incoming(int32_t rank) const {
-  return reinterpret_cast<Direction*>(table_ + 1)[2 * rank + 1];
+  return reinterpret_cast<Direction*>(table_ + 1)[2 * static_cast<size_t>(rank) + 1];
 }
 
 void SharedLinks::SetRate(double bytes_per_s) {

@@ -94,8 +94,7 @@ int SharedSource::Copy(const fabric::SliceRead& read) const {
   if (!IsHeldOut(read)) {
     return ERANGE;
   }
-  const iovec from = {reinterpret_cast<void*>(memory_.address + read.offset),
-                      read.destination.size()};
+  const iovec from = {AddressThere(memory_.address + read.offset), read.destination.size()};
   const iovec to = {read.destination.data(), read.destination.size()};
   return ReadProcess(memory_.pid, std::span(&from, 1), std::span(&to, 1)).ok() ? 0 : ECONNRESET;
 }
