@@ -124,6 +124,14 @@ void AddServingFlags(CLI::App& command, ServeOptions& options) {
                   "Tokens that may wait; beyond, requests get 429")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  command
+      .add_option_function<int64_t>(
+          "--max-hold-ms",
+          [&options](int64_t milliseconds) {
+            options.model.scheduler.max_hold = std::chrono::milliseconds(milliseconds);
+          },
+          "How long a batch that does not hide its gathers may wait for company (default: 0)")
+      ->check(CLI::Range(0, 60'000));
   command.add_option("--max-connections", options.http.max_connections, "Beyond, clients get 503")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

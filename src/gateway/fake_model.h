@@ -80,6 +80,8 @@ class FakeWorkSink : public protocol::WorkSink {
     const std::lock_guard lock(mutex_);
     ++submit_count_;
     cache_salt_ = work.cache_salt;
+    priority_ = work.priority;
+    deadline_ = work.deadline;
     for (const protocol::Sequence& sequence : work.sequences) {
       if (sequence.rows.empty() && sequence.pooling == protocol::Pooling::kNone) {
         return absl::InvalidArgumentError("nothing is asked of a sequence");  // as the engine does
@@ -122,6 +124,14 @@ class FakeWorkSink : public protocol::WorkSink {
   std::string cache_salt() {  // of the latest work
     const std::lock_guard lock(mutex_);
     return cache_salt_;
+  }
+  int64_t priority() {
+    const std::lock_guard lock(mutex_);
+    return priority_;
+  }
+  std::optional<std::chrono::steady_clock::time_point> deadline() {
+    const std::lock_guard lock(mutex_);
+    return deadline_;
   }
   int submit_count() {
     const std::lock_guard lock(mutex_);
@@ -199,6 +209,8 @@ class FakeWorkSink : public protocol::WorkSink {
   absl::Status refusal_;
   int submit_count_ = 0;
   std::string cache_salt_;
+  int64_t priority_ = 0;
+  std::optional<std::chrono::steady_clock::time_point> deadline_;
   bool is_held_ = false;
   bool is_stopping_ = false;
   std::thread thread_{[this] { Serve(); }};
@@ -290,9 +302,16 @@ struct TestService {
   FakeWorkSink sink;
   Service service{model, sink, {}};
 
-  Answer Ask(const std::string& method, const std::string& path, const std::string& body) {
+  Answer Ask(const std::string& method,
+             const std::string& path,
+             const std::string& body,
+             const std::string& timeout_ms = "") {
     std::promise<Response> promise;
-    service.Handle({.method = method, .path = path, .body = body, .request_id = "test"},
+    service.Handle({.method = method,
+                    .path = path,
+                    .body = body,
+                    .request_id = "test",
+                    .timeout_ms = timeout_ms},
                    {},
                    [&promise](Response response) { promise.set_value(std::move(response)); });
     Answer answer{.response = promise.get_future().get(), .body = nullptr};

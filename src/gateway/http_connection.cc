@@ -229,7 +229,8 @@ class Connection {
                 message.method() == http::verb::head ? "GET" : std::string(message.method_string()),
             .path = std::string(target.substr(0, target.find('?'))),
             .body = std::move(message.body()),
-            .request_id = CleanRequestId(message["X-Request-Id"])};
+            .request_id = CleanRequestId(message["X-Request-Id"]),
+            .timeout_ms = std::string(message["X-Request-Timeout-Ms"])};
   }
 
   // Hands the request over and waits for its answer; nothing if the client leaves before.

@@ -18,6 +18,8 @@ struct Request {
   std::string path;    // without the query string
   std::string body;
   std::string request_id;  // goes into logs and answers; made up where empty
+  // X-Request-Timeout-Ms as the client wrote it: how long it will wait. Empty: it did not say.
+  std::string timeout_ms = {};
 };
 
 struct Response {

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/synchronization/mutex.h"
 #include "base/logging.h"
 #include "base/metrics.h"
@@ -25,6 +28,11 @@ using Clock = std::chrono::steady_clock;
 
 constexpr char kVersion[] = "0.1.0";
 constexpr size_t kMaxSaltChars = 1024;
+constexpr char kTimeoutHeader[] = "X-Request-Timeout-Ms";
+constexpr int64_t kMaxTimeoutMs = 86'400'000;  // a day
+
+constexpr Range kAnyInteger = {std::numeric_limits<int64_t>::min(),
+                               std::numeric_limits<int64_t>::max()};
 
 struct PostRoute {
   std::string_view path;
@@ -106,10 +114,27 @@ absl::StatusOr<Prepared> Prepare(Endpoint endpoint,
   const json::object& object = value.get_object();
   Fields fields(object);
   const std::string_view cache_salt = fields.ShortString("cache_salt", kMaxSaltChars);
+  const int64_t priority = fields.Integer("priority", kAnyInteger, 0);
   ZP_RETURN_IF_ERROR(fields.status());
   ZP_ASSIGN_OR_RETURN(Prepared prepared, endpoint(object, context));
   prepared.work.cache_salt = cache_salt;
+  prepared.work.priority = priority;
   return prepared;
+}
+
+// When the client stops waiting, if it said so.
+absl::StatusOr<std::optional<Clock::time_point>> DeadlineOf(const Request& request,
+                                                            Clock::time_point start) {
+  if (request.timeout_ms.empty()) {
+    return std::nullopt;
+  }
+  int64_t timeout_ms = 0;
+  if (!absl::SimpleAtoi(request.timeout_ms, &timeout_ms) || timeout_ms < 1 ||
+      timeout_ms > kMaxTimeoutMs) {
+    return FieldError(kTimeoutHeader,
+                      fmt::format("must be an integer from 1 to {}", kMaxTimeoutMs));
+  }
+  return start + std::chrono::milliseconds(timeout_ms);
 }
 
 }  // namespace
@@ -200,12 +225,18 @@ Response Service::State::AnswerGet(const std::string& path) const {
 void Service::State::Start(const ExchangePtr& exchange, Endpoint endpoint) {
   const RequestContext context{
       .model = model, .request_id = exchange->request.request_id, .created_seconds = UnixSeconds()};
+  const absl::StatusOr<std::optional<Clock::time_point>> deadline =
+      DeadlineOf(exchange->request, exchange->start);
+  if (!deadline.ok()) {
+    return Reply(exchange, ErrorResponse(deadline.status()));
+  }
   absl::StatusOr<Prepared> prepared = Prepare(endpoint, exchange->request.body, context);
   if (!prepared.ok()) {
     return Reply(exchange, ErrorResponse(prepared.status()));
   }
   exchange->request.body = std::string();  // large, and read
   exchange->read = std::move(prepared->read);
+  prepared->work.deadline = *deadline;
   if (prepared->work.sequences.empty()) {
     return Finish(exchange, protocol::WorkResult());
   }

@@ -1,6 +1,9 @@
 // Routes, errors and the endpoints with little to say: models, tokens, embeddings, loglikelihood.
 #include "gateway/service.h"
 
+#include <chrono>
+#include <limits>
+
 #include "absl/strings/escaping.h"
 #include "gateway/fake_model.h"
 
@@ -65,6 +68,41 @@ TEST(Service, TheSinksRefusalBecomesItsHttpStatus) {
   EXPECT_EQ(test.Post("/v1/classify", body).status(), 503);
   test.sink.RefuseWith(absl::InvalidArgumentError("too long"));
   EXPECT_EQ(test.Post("/v1/classify", body).status(), 400);
+}
+
+TEST(Service, APriorityTravelsWithTheWork) {
+  TestService test;
+  const auto post = [&](const std::string& priority) {
+    return test.Post("/v1/classify", R"({"input":"x","labels":["A"],"priority":)" + priority + "}");
+  };
+  EXPECT_EQ(post("-3").status(), 200);
+  EXPECT_EQ(test.sink.priority(), -3);
+  EXPECT_EQ(post("9223372036854775807").status(), 200);
+  EXPECT_EQ(test.sink.priority(), std::numeric_limits<int64_t>::max());
+  EXPECT_EQ(post("null").status(), 200);
+  EXPECT_EQ(test.sink.priority(), 0);
+  for (const char* bad : {"1.5", "\"high\"", "9223372036854775808"}) {
+    EXPECT_EQ(post(bad).param(), "priority") << bad;
+  }
+}
+
+TEST(Service, ATimeoutBecomesTheWorksDeadline) {
+  TestService test;
+  const std::string body = R"({"input":"x","labels":["A"]})";
+  const auto before = std::chrono::steady_clock::now();
+  EXPECT_EQ(test.Ask("POST", "/v1/classify", body, "60000").status(), 200);
+  ASSERT_TRUE(test.sink.deadline().has_value());
+  EXPECT_GE(*test.sink.deadline(), before + std::chrono::minutes(1));
+  EXPECT_LE(*test.sink.deadline(), std::chrono::steady_clock::now() + std::chrono::minutes(1));
+  EXPECT_EQ(test.Post("/v1/classify", body).status(), 200);
+  EXPECT_FALSE(test.sink.deadline().has_value());
+  for (const char* bad : {"0", "-5", "1.5", "soon", "86400001", "99999999999999999999"}) {
+    const Answer refused = test.Ask("POST", "/v1/classify", body, bad);
+    EXPECT_EQ(refused.status(), 400) << bad;
+    EXPECT_EQ(refused.param(), "X-Request-Timeout-Ms") << bad;
+  }
+  test.sink.RefuseWith(absl::DeadlineExceededError("too late"));
+  EXPECT_EQ(test.Ask("POST", "/v1/classify", body, "10").status(), 504);
 }
 
 TEST(Service, EveryEndpointTakesACacheSalt) {
