@@ -197,7 +197,7 @@ absl::Status WorkRouter::State::Send(const std::shared_ptr<Flight>& flight, bool
       return refusal.ok() ? placement.status() : refusal;  // what the rank said tells more
     }
     const RankId rank = placement->rank();
-    const absl::Status status = SendTo(flight, *std::move(placement));
+    absl::Status status = SendTo(flight, *std::move(placement));
     if (!IsRefusal(status)) {
       return status;
     }
@@ -233,7 +233,7 @@ absl::Status WorkRouter::State::SendTo(const std::shared_ptr<Flight>& flight, Pl
     tries_.emplace(number, Try{.flight = flight, .placement = std::move(placement)});
   }
   metrics->Publish(router_, rank);
-  const absl::Status status =
+  absl::Status status =
       sink->Submit(*flight->work,
                    flight->cancel,
                    [state = shared_from_this(), number](absl::StatusOr<WorkResult> answer) {
