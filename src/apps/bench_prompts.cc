@@ -1,6 +1,7 @@
 #include "apps/bench_prompts.h"
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 #include <utility>
 
@@ -44,6 +45,13 @@ boost::json::object RatioOf(const std::vector<double>& over, const std::vector<d
   }
   const auto [low, high] = std::ranges::minmax(ratios);
   return {{"median", Median(ratios)}, {"low", low}, {"high", high}};
+}
+
+double Quantile(std::vector<double> values, double fraction) {
+  const auto rank = static_cast<size_t>(std::ceil(fraction * static_cast<double>(values.size())));
+  const size_t index = std::clamp<size_t>(rank, 1, values.size()) - 1;
+  std::ranges::nth_element(values, values.begin() + static_cast<int64_t>(index));
+  return values[index];
 }
 
 double Median(std::vector<double> values) {

@@ -19,6 +19,8 @@ std::vector<protocol::Work> RandomPrompts(int64_t tokens,
 std::vector<const protocol::Work*> PointersTo(const std::vector<protocol::Work>& works);
 
 double Median(std::vector<double> values);
+// The smallest value that this fraction of them does not exceed. REQUIRES: not empty.
+double Quantile(std::vector<double> values, double fraction);
 
 // {"median", "low", "high"} of over / under, round by round, so that what changes between rounds
 // cancels.

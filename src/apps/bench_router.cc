@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "apps/bench_prompts.h"
 #include "apps/command.h"
 #include "boost/json.hpp"
 #include "fmt/format.h"
@@ -92,23 +93,18 @@ class RouterBench {
 
   void Print(int64_t in_flight,
              int64_t blocks,
-             std::vector<double>& hash_us,
-             std::vector<double>& decide_us) const {
-    const auto quantile = [](std::vector<double>& values, double fraction) {
-      const auto place = values.begin() + static_cast<int64_t>(fraction * (values.size() - 1));
-      std::ranges::nth_element(values, place);
-      return *place;
-    };
+             const std::vector<double>& hash_us,
+             const std::vector<double>& decide_us) const {
     const json::object line = {{"bench", "router"},
                                {"policy", options_.policy},
                                {"ranks", options_.ranks},
                                {"indexed_blocks", blocks},
                                {"prompt_blocks", options_.prompt_blocks},
                                {"requests_in_flight", in_flight},
-                               {"decide_us_p50", quantile(decide_us, 0.5)},
-                               {"decide_us_p99", quantile(decide_us, 0.99)},
-                               {"hash_us_p50", quantile(hash_us, 0.5)},
-                               {"hash_us_p99", quantile(hash_us, 0.99)}};
+                               {"decide_us_p50", Quantile(decide_us, 0.5)},
+                               {"decide_us_p99", Quantile(decide_us, 0.99)},
+                               {"hash_us_p50", Quantile(hash_us, 0.5)},
+                               {"hash_us_p99", Quantile(hash_us, 0.99)}};
     if (options_.json) {
       fmt::print("{}\n", json::serialize(line));
       return;

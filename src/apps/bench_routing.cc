@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -59,14 +58,6 @@ struct PolicyRuns {
 
 using Replay = std::function<absl::StatusOr<planner::ReplayResult>(
     const planner::Trace&, const planner::ReplayPace&, std::unique_ptr<routing::RoutingPolicy>)>;
-
-// The smallest value that so many of them do not exceed. REQUIRES: not empty.
-double Quantile(std::vector<double> values, double fraction) {
-  const auto rank = static_cast<size_t>(std::ceil(fraction * static_cast<double>(values.size())));
-  const size_t index = std::clamp<size_t>(rank, 1, values.size()) - 1;
-  std::ranges::nth_element(values, values.begin() + static_cast<int64_t>(index));
-  return values[index];
-}
 
 double MedianOf(const std::vector<planner::ReplayResult>& rounds,
                 const std::function<double(const planner::ReplayResult&)>& number) {

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <random>
 #include <utility>
 
 #include "apps/command.h"
+#include "base/checksum.h"
 #include "base/logging.h"
 #include "base/units.h"
 #include "checkpoint/checkpoint.h"
@@ -58,12 +58,6 @@ absl::StatusOr<int64_t> PrefixCacheBytes(const LocalModelOptions& options) {
         fmt::format("--prefix-cache: {}", base::MessageOf(bytes.status())));
   }
   return bytes;
-}
-
-// Of the names of prefixes: who does not know it cannot aim for a collision.
-uint64_t RandomKey() {
-  std::random_device random;
-  return (uint64_t{random()} << 32) | random();
 }
 
 }  // namespace
@@ -235,7 +229,7 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
   ZP_ASSIGN_OR_RETURN(std::unique_ptr<routing::RoutingPolicy> policy,
                       routing::MakePolicy(options.routing_policy));
   // Hosts that tell each other what their caches hold call it by the same names.
-  const uint64_t block_key = seat_ != nullptr ? seat_->block_key() : RandomKey();
+  const uint64_t block_key = seat_ != nullptr ? seat_->block_key() : base::RandomKey();
   router_ = std::make_unique<routing::WorkRouter>(
       host_model_->spec(),
       routing::RouterOptions{.block_key = block_key,

@@ -25,5 +25,7 @@ struct Hash128 {
   }
 };
 Hash128 KeyedHash(uint64_t key, std::span<const std::byte> bytes);
+// A key that nobody else knows.
+uint64_t RandomKey();
 
 }  // namespace zp::base

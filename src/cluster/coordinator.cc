@@ -7,16 +7,14 @@
 #include <utility>
 
 #include "base/logging.h"
-#include "cluster/channel_security.h"
 #include "cluster/control_plane.grpc.pb.h"
+#include "cluster/grpc_server.h"
 #include "cluster/host_address.h"
 #include "cluster/roster.h"
 #include "cluster/secret.h"
 #include "cluster/wire.h"
 #include "fmt/format.h"
-#include "grpcpp/resource_quota.h"
 #include "grpcpp/server.h"
-#include "grpcpp/server_builder.h"
 
 namespace zp::cluster {
 namespace {
@@ -26,9 +24,6 @@ using std::chrono::milliseconds;
 
 constexpr int kMaxRequestBytes =
     static_cast<int>(kMaxAdvertisementBytes + kMaxWorkAddressBytes) + (8 << 10);
-constexpr int kMaxMetadataBytes = 8 << 10;
-constexpr int kHandshakeTimeoutMs = 5'000;
-constexpr int kMinPingIntervalMs = 1'000;
 constexpr size_t kServerMemoryBytes = size_t{64} << 20;
 
 absl::Status CheckOptions(const CoordinatorOptions& options) {
@@ -116,33 +111,18 @@ class GrpcCoordinator final : public Coordinator, public wire::ControlPlane::Cal
   }
 
   absl::Status Listen() {
-    ZP_ASSIGN_OR_RETURN(const auto security,
-                        ServerSecurity(options_.address,
-                                       options_.tls_certificate_file,
-                                       options_.tls_key_file,
-                                       options_.allow_plaintext));
-    const std::string target = TargetOf(options_.address, options_.port);
-    grpc::ServerBuilder builder;
-    int port = 0;
-    builder.AddListeningPort(target, security, &port);
-    builder.RegisterService(this);
-    builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
-    builder.SetResourceQuota(grpc::ResourceQuota("control_plane").Resize(kServerMemoryBytes));
-    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
-    builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
-    builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
-    // Members ping, to notice a cut link, also between calls.
-    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
-                               kMinPingIntervalMs);
-    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-    server_ = builder.BuildAndStart();
-    if (!server_ || port == 0) {
-      return absl::UnavailableError(fmt::format(
-          "cannot listen on {}: the port is in use, the address not this machine's, or the "
-          "certificate and key are no pair",
-          target));
-    }
-    port_ = static_cast<uint16_t>(port);
+    ZP_ASSIGN_OR_RETURN(GrpcServer started,
+                        StartGrpcServer({.name = "control_plane",
+                                         .address = options_.address,
+                                         .port = options_.port,
+                                         .tls_certificate_file = options_.tls_certificate_file,
+                                         .tls_key_file = options_.tls_key_file,
+                                         .allow_plaintext = options_.allow_plaintext,
+                                         .max_message_bytes = kMaxRequestBytes,
+                                         .memory_bytes = kServerMemoryBytes},
+                                        *this));
+    server_ = std::move(started.server);
+    port_ = started.port;
     clerk_ = std::thread([this] { RunClerk(); });
     return absl::OkStatus();
   }

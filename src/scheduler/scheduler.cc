@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <random>
 #include <utility>
 
 #include "absl/strings/cord.h"
 #include "base/check.h"
+#include "base/checksum.h"
 #include "base/logging.h"
 #include "fmt/format.h"
 #include "spec/flops.h"
@@ -27,12 +27,6 @@ double FirstFlopsPerSecond(const spec::ModelSpec& spec) {
   return kFirstTokensPerSecond * spec::PassFlops(spec, {.token_count = 1});
 }
 
-// Names of prefixes that stay in this scheduler: nobody can aim at them.
-uint64_t RandomKey() {
-  std::random_device random;
-  return uint64_t{random()} << 32 | random();
-}
-
 absl::Status ShuttingDown() { return absl::UnavailableError("the server is shutting down"); }
 
 absl::Status StatusOf(DropReason reason) {
@@ -46,7 +40,7 @@ absl::Status StatusOf(DropReason reason) {
 Scheduler::Scheduler(engine::Engine& engine, const SchedulerOptions& options)
     : engine_(engine),
       options_(options),
-      hasher_(RandomKey()),
+      hasher_(base::RandomKey()),  // its names stay here
       metrics_(std::to_string(options.rank), engine.spec()),
       queue_({.max_batch_tokens = options.max_batch_tokens,
               .max_hold = options.max_hold,

@@ -9,13 +9,10 @@
 
 #include "base/check.h"
 #include "base/logging.h"
-#include "cluster/channel_security.h"
-#include "cluster/host_address.h"
+#include "cluster/grpc_server.h"
 #include "cluster/secret.h"
 #include "fmt/format.h"
-#include "grpcpp/resource_quota.h"
 #include "grpcpp/server.h"
-#include "grpcpp/server_builder.h"
 #include "workplane/gateway_link.h"
 #include "workplane/wire.h"
 
@@ -26,8 +23,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kMaxMessageBytes =
     static_cast<int>(kMaxSubmitBytes + kFullMessageBytes + kMessageSlackBytes);
-constexpr int kMaxMetadataBytes = 8 << 10;
-constexpr int kHandshakeTimeoutMs = 5'000;
 constexpr size_t kServerMemoryBytes = size_t{1} << 30;
 
 // A stream that ends before it has begun.
@@ -56,30 +51,20 @@ class GrpcWorkServer final : public WorkServer, public wire::WorkPlane::Callback
   }
 
   absl::Status Listen() {
-    ZP_ASSIGN_OR_RETURN(const auto security,
-                        cluster::ServerSecurity(options_.address,
-                                                options_.tls_certificate_file,
-                                                options_.tls_key_file,
-                                                options_.allow_plaintext));
-    const std::string target = cluster::TargetOf(options_.address, options_.port);
     clerk_ = std::thread([this] { RunClerk(); });
-    grpc::ServerBuilder builder;
-    int port = 0;
-    builder.AddListeningPort(target, security, &port);
-    builder.RegisterService(this);
-    builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
-    builder.SetResourceQuota(grpc::ResourceQuota("work_plane").Resize(kServerMemoryBytes));
-    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
-    builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
-    builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
-    server_ = builder.BuildAndStart();
-    if (!server_ || port == 0) {
-      return absl::UnavailableError(fmt::format(
-          "cannot listen on {}: the port is in use, the address not this machine's, or the "
-          "certificate and key are no pair",
-          target));
-    }
-    port_ = static_cast<uint16_t>(port);
+    ZP_ASSIGN_OR_RETURN(
+        cluster::GrpcServer started,
+        cluster::StartGrpcServer({.name = "work_plane",
+                                  .address = options_.address,
+                                  .port = options_.port,
+                                  .tls_certificate_file = options_.tls_certificate_file,
+                                  .tls_key_file = options_.tls_key_file,
+                                  .allow_plaintext = options_.allow_plaintext,
+                                  .max_message_bytes = kMaxMessageBytes,
+                                  .memory_bytes = kServerMemoryBytes},
+                                 *this));
+    server_ = std::move(started.server);
+    port_ = started.port;
     return absl::OkStatus();
   }
 
