@@ -233,7 +233,7 @@ absl::StatusOr<std::string> ClusterSeat::WorkAddress() const {
   if (options_.work_address.empty()) {
     return weight_address_;
   }
-  const absl::StatusOr<std::string> address = fabric::HostOfInterface(options_.work_address);
+  absl::StatusOr<std::string> address = fabric::HostOfInterface(options_.work_address);
   if (!address.ok()) {
     return absl::InvalidArgumentError(
         fmt::format("--work-address: {}", base::MessageOf(address.status())));

@@ -62,14 +62,23 @@ using Prompts = std::vector<TracePrompt>;
 // What clients send one after the other, as one request each.
 using Session = std::function<std::vector<Prompts>(Dice&)>;
 
-Session FewShot(Dice& dice) {
-  std::vector<ContentRun> tasks;
-  for (int task = 0; task < 5; ++task) {
-    tasks.push_back({dice.Content(), dice.Between(700, 1100)});
+// What prompts may begin with.
+std::vector<ContentRun> MakeTasks(int32_t count, int32_t low, int32_t high, Dice& dice) {
+  std::vector<ContentRun> tasks(count);
+  for (ContentRun& task : tasks) {
+    task = {dice.Content(), dice.Between(low, high)};
   }
-  return [tasks](Dice& dice) {
+  return tasks;
+}
+
+const ContentRun& AnyOf(const std::vector<ContentRun>& tasks, Dice& dice) {
+  return tasks[dice.Between(0, static_cast<int32_t>(tasks.size()) - 1)];
+}
+
+Session FewShot(Dice& dice) {
+  return [tasks = MakeTasks(5, 700, 1100, dice)](Dice& dice) {
     const ContentRun question = {dice.Content(), dice.Between(60, 320)};
-    const ContentRun& task = tasks[dice.Between(0, static_cast<int32_t>(tasks.size()) - 1)];
+    const ContentRun& task = AnyOf(tasks, dice);
     std::vector<Prompts> requests(dice.Between(2, 4));
     for (Prompts& prompts : requests) {
       prompts.push_back({.runs = {task, question, {dice.Content(), dice.Between(1, 6)}}});
@@ -79,13 +88,9 @@ Session FewShot(Dice& dice) {
 }
 
 Session Documents(Dice& dice) {
-  std::vector<ContentRun> tasks;
-  for (int task = 0; task < 8; ++task) {
-    tasks.push_back({dice.Content(), dice.Between(100, 500)});
-  }
-  return [tasks](Dice& dice) {
+  return [tasks = MakeTasks(8, 100, 500, dice)](Dice& dice) {
     if (dice.Uniform() >= 0.1) {
-      const ContentRun& task = tasks[dice.Between(0, static_cast<int32_t>(tasks.size()) - 1)];
+      const ContentRun& task = AnyOf(tasks, dice);
       return std::vector<Prompts>{
           {TracePrompt{.runs = {task, {dice.Content(), dice.Between(40, 400)}}}}};
     }

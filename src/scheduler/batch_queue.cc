@@ -49,7 +49,7 @@ struct BatchQueue::State {
   int32_t TakeParts(Entry& entry, Filling& filling) const;
   bool MustFormAnew() const;
   void Unprepare();
-  Batch Finish(Filling filling);
+  Batch Finish(const Filling& filling);
 
   const BatchQueueOptions options;
   double flops_per_s = 0;
@@ -220,7 +220,7 @@ bool BatchQueue::State::MustFormAnew() const {
   });
 }
 
-Batch BatchQueue::State::Finish(Filling filling) {
+Batch BatchQueue::State::Finish(const Filling& filling) {
   Batch batch = {.distinct_tokens = filling.distinct.count(), .flops = filling.flops};
   batch.works.reserve(filling.entries.size());
   for (Entry* const entry : filling.entries) {
@@ -363,7 +363,7 @@ Batch BatchQueue::Take(TimePoint now) {
     state.Fill(filling);
   }
   state.first_late.reset();
-  Batch batch = state.Finish(std::move(filling));
+  Batch batch = state.Finish(filling);
   state.SweepCancelled(kLeastSweep + 2 * batch.works.size());
   return batch;
 }
