@@ -1,5 +1,6 @@
 #include "apps/bench.h"
 
+#include "apps/bench_batching.h"
 #include "apps/bench_cache.h"
 #include "apps/bench_fabric.h"
 #include "apps/bench_flops.h"
@@ -18,6 +19,7 @@ namespace zp::apps {
 void AddBenchCommand(CLI::App& app) {
   CLI::App* bench = app.add_subcommand("bench", "Measure this machine and this build");
   bench->require_subcommand(1);
+  AddBenchBatchingCommand(*bench);
   AddBenchCacheCommand(*bench);
   AddBenchFabricCommand(*bench);
   AddBenchFlopsCommand(*bench);

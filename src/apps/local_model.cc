@@ -225,6 +225,11 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
   if (!options.cluster.coordinator.empty()) {
     report_board_ = std::make_unique<workplane::ReportBoard>(options.rank_count);
   }
+  ZP_ASSIGN_OR_RETURN(const spec::DType dtype, ParseDType(options.dtype));
+  const double cache_tokens_of_rank =
+      static_cast<double>(prefix_cache_bytes) / options.rank_count /
+      static_cast<double>(spec::KvBytesPerToken(host_model_->spec(), dtype));
+  const auto cache_tokens = static_cast<int64_t>(options.prefix_cache_quota * cache_tokens_of_rank);
   const std::vector<std::vector<int>> cpus_of_rank = SplitCores(options);
   ZP_ASSIGN_OR_RETURN(std::unique_ptr<routing::RoutingPolicy> policy,
                       routing::MakePolicy(options.routing_policy));
@@ -249,6 +254,8 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
                                 .block_key = block_key}));
     scheduler::SchedulerOptions scheduler_options = options.scheduler;
     scheduler_options.rank = rank;
+    scheduler_options.block_key = block_key;
+    scheduler_options.cache_tokens = cache_tokens;
     const int32_t rank_id = RankIdOf(seat_ != nullptr ? seat_->host() : 0, rank);
     scheduler_options.on_report = [this, rank, rank_id](const protocol::RankReport& report) {
       router_->OnReport(rank_id, report);

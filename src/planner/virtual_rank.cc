@@ -59,21 +59,17 @@ VirtualRank::~VirtualRank() = default;
 void VirtualRank::Add(uint64_t id, protocol::Work work, scheduler::TimePoint now) {
   scheduler::WaitingWork waiting = {
       .id = id, .arrival = now, .priority = work.priority, .deadline = work.deadline};
-  scheduler::WorkPlan plan =
-      scheduler::PlanParts(spec_, hasher_, work, options_.queue.max_batch_tokens);
+  scheduler::WorkPlan plan = scheduler::PlanParts(
+      spec_, hasher_, work, {.max_batch_tokens = options_.queue.max_batch_tokens});
   waiting.parts = std::move(plan.parts);
   queue_.Add(std::move(waiting));
-  works_[id] = {.work = std::move(work), .part_ends = std::move(plan.part_ends)};
+  works_[id] = {.work = std::move(work), .cuts = std::move(plan.cuts)};
 }
 
 protocol::Work VirtualRank::TakePiece(const scheduler::TakenWork& taken) {
   WorkHere& here = works_.at(taken.id);
-  const int32_t begin = taken.first_part == 0 ? 0 : here.part_ends[taken.first_part - 1];
-  const int32_t end = here.part_ends[taken.first_part + taken.part_count - 1];
-  protocol::Work piece{.cache_salt = here.work.cache_salt};
-  std::move(here.work.sequences.begin() + begin,
-            here.work.sequences.begin() + end,
-            std::back_inserter(piece.sequences));
+  protocol::Work piece = scheduler::TakePiece(here.cuts, taken, here.work).work;
+  piece.cache_salt = here.work.cache_salt;
   return piece;
 }
 

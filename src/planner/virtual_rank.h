@@ -16,6 +16,7 @@
 #include "protocol/work.h"
 #include "protocol/work_cost.h"
 #include "scheduler/batch_queue.h"
+#include "scheduler/work_parts.h"
 
 namespace zp::planner {
 
@@ -55,7 +56,7 @@ class VirtualRank {
  private:
   struct WorkHere {
     protocol::Work work;  // sequences that went into a pass are moved out
-    std::vector<int32_t> part_ends;
+    scheduler::WorkCuts cuts;
   };
   struct Pass;
 

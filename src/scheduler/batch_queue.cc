@@ -13,9 +13,10 @@ namespace {
 
 // Works that a batch may pass over before it is closed: bounds the search for what still fits.
 constexpr int kMaxPassedOver = 32;
-// A batch counts as filled from this share of its limit on, however low T* is: below it a pass
-// costs more than its tokens.
-constexpr int64_t kLeastFilledShare = 4;
+// A work that is longer than all that is in a batch joins one that has reached T* only up to this
+// share of the limit, or up to so many T*: the shorter ones in it would wait for more.
+constexpr int64_t kLongerShare = 4;
+constexpr double kGathersPerPass = 2;
 // A work that needs several passes takes a place in a batch only where there is this share of it
 // left: each time the prefix that its sequences share is computed anew.
 constexpr int64_t kLeastRoomShare = 4;
@@ -45,7 +46,6 @@ struct BatchQueue::State {
   void SweepCancelled(size_t count);
   void Fill(Filling& filling);
   bool MayGoNow(const Entry& entry) const;
-  bool IsFilled(const Filling& filling) const;
   int32_t TakeParts(Entry& entry, Filling& filling) const;
   bool MustFormAnew() const;
   void Unprepare();
@@ -137,10 +137,8 @@ void BatchQueue::State::Fill(Filling& filling) {
     line.Leave(*entry);
     const PartCost& first_part = entry->part();
     entry->prepared_parts = TakeParts(*entry, filling);
-    if (entry->has_parts()) {
-      line.Enter(*entry);
-    }
     if (entry->prepared_parts == 0) {
+      line.Enter(*entry);
       ++passed_over;
       continue;
     }
@@ -158,11 +156,6 @@ bool BatchQueue::State::MayGoNow(const Entry& entry) const {
   return entry.work.priority == first.priority && entry.admitted_flops <= first.due;
 }
 
-bool BatchQueue::State::IsFilled(const Filling& filling) const {
-  return filling.flops >= saturation_flops &&
-         filling.distinct.count() >= options.max_batch_tokens / kLeastFilledShare;
-}
-
 // Moves as many of the entry's next parts as fit; returns how many.
 int32_t BatchQueue::State::TakeParts(Entry& entry, Filling& filling) const {
   const int64_t room = options.max_batch_tokens - filling.distinct.count();
@@ -171,18 +164,22 @@ int32_t BatchQueue::State::TakeParts(Entry& entry, Filling& filling) const {
       room < options.max_batch_tokens / kLeastRoomShare) {
     return 0;
   }
-  const double most_flops = IsFilled(filling) ? 2 * filling.flops : 0;  // 0: no limit
-  int32_t part_count = 0;
+  const bool is_longest = !filling.entries.empty() && entry.remaining_flops > filling.flops;
   const int32_t most_parts = entry.work.one_part_per_pass ? 1 : INT32_MAX;
+  int32_t part_count = 0;
   for (; entry.has_parts() && part_count < most_parts; ++entry.next_part, ++part_count) {
     const PartCost& part = entry.part();
     const int64_t tokens = CountTokens(part.blocks);
     const int64_t new_tokens = filling.distinct.CountNew(part.blocks);
     const double new_flops =
         part.flops * static_cast<double>(new_tokens) / static_cast<double>(tokens);
-    const bool is_first = filling.distinct.count() == 0;
-    if (!is_first && (filling.distinct.count() + new_tokens > options.max_batch_tokens ||
-                      (most_flops > 0 && filling.flops + new_flops > most_flops))) {
+    const int64_t then_tokens = filling.distinct.count() + new_tokens;
+    const bool exceeds_limit =
+        filling.distinct.count() > 0 && then_tokens > options.max_batch_tokens;
+    const bool lengthens_pass = then_tokens > options.max_batch_tokens / kLongerShare &&
+                                filling.flops >= saturation_flops &&
+                                filling.flops + new_flops > kGathersPerPass * saturation_flops;
+    if (exceeds_limit || (is_longest && lengthens_pass)) {
       break;
     }
     filling.distinct.Add(part.blocks);
@@ -197,9 +194,6 @@ void BatchQueue::State::Unprepare() {
     return;
   }
   for (Entry* const entry : prepared->entries) {
-    if (entry->has_parts()) {
-      line.Leave(*entry);
-    }
     for (; entry->prepared_parts > 0; --entry->prepared_parts) {
       --entry->next_part;
       entry->remaining_flops += entry->part().flops;
@@ -235,7 +229,9 @@ Batch BatchQueue::State::Finish(const Filling& filling) {
   }
   waiting_flops -= batch.asked_flops;
   for (Entry* const entry : filling.entries) {
-    if (!entry->has_parts()) {
+    if (entry->has_parts()) {
+      line.Enter(*entry);
+    } else {
       waiting_flops += entry->remaining_flops;  // rounding; Forget takes it off again
       Forget(*entry);
     }

@@ -9,7 +9,7 @@
 //
 // a batch's shared blocks counting as done: short and cheap works overtake, and each only so far.
 // Whatever the order would like, q is taken before r of the same priority only if A(q) <= due(r).
-// So the later works that overtake r cost together at most
+// So the later works that run in passes in which r has no part cost together at most
 //
 //     A(q) - A(r) <= ageing * c(r)           for the last q of them:
 //
@@ -18,8 +18,9 @@
 //
 // Filling. A batch takes works in that order up to max_batch_tokens distinct tokens (a shared
 // prefix counts once; a single part that is larger runs alone). What does not fit is passed over
-// within the bound above. A batch that has reached T* is not made more than twice as long by a
-// single work while shorter ones in it would wait for it: that work goes first in a later batch.
+// within the bound above. A work that is longer than all that is in the batch together does not
+// join it once the batch has reached T*, unless it stays within twice T* or a quarter of the limit:
+// the shorter ones would wait for it. Below T* they wait for the gather anyway.
 //
 // Cost: Add, Remove and each work taken cost O(log queue) and their own blocks.
 //
@@ -62,9 +63,9 @@ struct WaitingWork {
   std::vector<PartCost> parts;
   bool one_part_per_pass = false;  // each builds on what the pass before left in the prefix cache
   TimePoint arrival;
-  int64_t priority = 0;               // lower is earlier
-  std::optional<TimePoint> deadline;  // not taken after it
-  std::stop_token cancel;             // not taken once a stop is requested
+  int64_t priority = 0;                              // lower is earlier
+  std::optional<TimePoint> deadline = std::nullopt;  // not taken after it
+  std::stop_token cancel = {};                       // not taken once a stop is requested
 };
 
 // The next parts of a work, which go into a pass together.

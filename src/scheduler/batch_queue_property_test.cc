@@ -154,10 +154,14 @@ class Simulation {
     return a.high != b.high ? a.high < b.high : a.low < b.low;
   }
 
-  // Against all that still waits.
+  // Against all that still waits and has no part in the batch.
   void CheckOrder(const Batch& batch) {
+    std::set<uint64_t> ids;
+    for (const TakenWork& taken : batch.works) {
+      ids.insert(taken.id);
+    }
     for (auto& [id, waiting] : records_) {
-      if (!waiting.is_waiting()) {
+      if (!waiting.is_waiting() || ids.contains(id)) {
         continue;
       }
       for (const TakenWork& taken : batch.works) {

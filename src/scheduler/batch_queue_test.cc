@@ -198,26 +198,28 @@ TEST(BatchQueue, RemovesFromAPreparedBatch) {
 }
 
 TEST(BatchQueue, TakesALargeWorkOverSeveralPasses) {
-  BatchQueue queue({.max_batch_tokens = 160});
-  queue.Add(MakeParts(1, 6, 4));
+  BatchQueue queue({.max_batch_tokens = 640});
+  queue.Add(MakeParts(1, 18, 4));
   const Batch first = queue.Take(kStart);
   ASSERT_EQ(first.works.size(), 1u);
   EXPECT_EQ(first.works[0].first_part, 0);
-  EXPECT_EQ(first.works[0].part_count, 2);
+  EXPECT_EQ(first.works[0].part_count, 10);
   EXPECT_FALSE(first.works[0].is_last);
+  // A short one comes first, and is not kept waiting by more than a quarter of a batch.
   queue.Add(MakeWork(2, 2));
   const Batch second = queue.Take(kStart);
-  EXPECT_THAT(Ids(second), ElementsAre(2, 1));
-  EXPECT_EQ(second.works[1].first_part, 2);
+  ASSERT_THAT(Ids(second), ElementsAre(2, 1));
+  EXPECT_EQ(second.works[1].first_part, 10);
   EXPECT_EQ(second.works[1].part_count, 2);
   const Batch third = queue.Take(kStart);
   ASSERT_EQ(third.works.size(), 1u);
+  EXPECT_EQ(third.works[0].part_count, 6);
   EXPECT_TRUE(third.works[0].is_last);
   EXPECT_EQ(queue.work_count(), 0u);
 }
 
 TEST(BatchQueue, TakesOnePartAPassWhereEachNeedsTheOneBefore) {
-  BatchQueue queue({.max_batch_tokens = 160});
+  BatchQueue queue({.max_batch_tokens = 640});
   WaitingWork work = MakeParts(1, 3, 2);
   work.one_part_per_pass = true;
   queue.Add(std::move(work));
@@ -225,8 +227,7 @@ TEST(BatchQueue, TakesOnePartAPassWhereEachNeedsTheOneBefore) {
   EXPECT_THAT(TakeIds(queue), ElementsAre(2, 1));
   queue.Prepare(kStart);
   queue.Add(MakeWork(3, 3));
-  const Batch second = queue.Take(kStart);
-  EXPECT_THAT(Ids(second), UnorderedElementsAre(1, 3));
+  EXPECT_THAT(TakeIds(queue), UnorderedElementsAre(1, 3));
   const Batch third = queue.Take(kStart);
   ASSERT_EQ(third.works.size(), 1u);
   EXPECT_EQ(third.works[0].first_part, 2);
@@ -242,15 +243,26 @@ TEST(BatchQueue, APartLargerThanABatchRunsAlone) {
   EXPECT_THAT(TakeIds(queue), ElementsAre(2));
 }
 
-TEST(BatchQueue, AFilledBatchIsNotMadeLongByOneWork) {
-  BatchQueue queue({.max_batch_tokens = 480});
+TEST(BatchQueue, ShortWorksDoNotWaitForALongOneInTheirPass) {
+  BatchQueue queue({.max_batch_tokens = 640});
+  for (uint64_t id = 1; id <= 5; ++id) {
+    queue.Add(MakeWork(id, 1));
+  }
+  queue.Add(MakeWork(6, 6));
+  EXPECT_EQ(queue.Take(kStart).works.size(), 5u);  // 11 blocks are more than a quarter
+  queue.Add(MakeWork(7, 4));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(7, 6));
+}
+
+TEST(BatchQueue, ALongWorkJoinsShortOnesWhereGathersAreLonger) {
+  BatchQueue queue({.max_batch_tokens = 640});
   queue.SetSpeed(1000, 10 * 16 * kFlopsPerToken);
   for (uint64_t id = 1; id <= 10; ++id) {
     queue.Add(MakeWork(id, 1));
   }
-  queue.Add(MakeWork(11, 20));
+  queue.Add(MakeWork(11, 18));
   EXPECT_EQ(queue.Take(kStart).works.size(), 10u);
-  // Below T* it would cost nothing to take it along.
+  // Below T* it costs the others nothing, and a pass of T* nothing either.
   queue.Add(MakeWork(12, 1));
   EXPECT_THAT(TakeIds(queue), ElementsAre(12, 11));
 }

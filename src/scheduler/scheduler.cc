@@ -40,7 +40,7 @@ absl::Status StatusOf(DropReason reason) {
 Scheduler::Scheduler(engine::Engine& engine, const SchedulerOptions& options)
     : engine_(engine),
       options_(options),
-      hasher_(base::RandomKey()),  // its names stay here
+      hasher_(options.block_key),
       metrics_(std::to_string(options.rank), engine.spec()),
       queue_({.max_batch_tokens = options.max_batch_tokens,
               .max_hold = options.max_hold,
@@ -64,16 +64,17 @@ absl::Status Scheduler::Submit(protocol::Work work, std::stop_token cancel, Done
   ZP_RETURN_IF_ERROR(engine_.Validate(work));
   ZP_RETURN_IF_ERROR(CheckSequences(work));
   // Hashing is the costly part, and done before the lock.
-  WorkPlan plan = PlanParts(engine_.spec(), hasher_, work, options_.max_batch_tokens);
+  WorkPlan plan = PlanParts(engine_.spec(), hasher_, work, Limits());
   const int64_t asked_tokens = work.token_count();
   WaitingWork waiting = {.parts = std::move(plan.parts),
+                         .one_part_per_pass = !plan.cuts.ahead_ends.empty(),
                          .arrival = Clock::now(),
                          .priority = work.priority,
                          .deadline = work.deadline,
                          .cancel = std::move(cancel)};
   const size_t sequence_count = work.sequences.size();
   auto request = std::make_unique<Request>(Request{.work = std::move(work),
-                                                   .part_ends = std::move(plan.part_ends),
+                                                   .cuts = std::move(plan.cuts),
                                                    .done = std::move(done),
                                                    .arrival = waiting.arrival,
                                                    .waiting_tokens = asked_tokens,
@@ -113,6 +114,20 @@ absl::Status Scheduler::CheckSequences(const protocol::Work& work) const {
     }
   }
   return absl::OkStatus();
+}
+
+PlanLimits Scheduler::Limits() const {
+  PlanLimits limits = {.max_batch_tokens = options_.max_batch_tokens,
+                       .max_held_tokens = options_.cache_tokens,
+                       .held = &held_blocks_};
+  if (options_.cache_tokens > 0) {
+    std::lock_guard lock(mutex_);
+    // Below T* a pass would cost more than its tokens.
+    const auto saturation_tokens = static_cast<int64_t>(
+        std::min(speed_.saturation().tokens, static_cast<double>(options_.max_batch_tokens)));
+    limits.ahead_tokens = std::max(options_.ahead_tokens, saturation_tokens);
+  }
+  return limits;
 }
 
 // An empty queue takes any work, so that none is refused for ever.
@@ -171,7 +186,7 @@ std::optional<Scheduler::Pass> Scheduler::WaitForPass() {
     const bool is_answering_late = finished_.size() >= kMaxFinishedPasses;
     if (start.has_value() && *start <= now && !is_answering_late) {
       Pass pass = TakePass(now);
-      if (pass.pieces.empty()) {
+      if (pass.works.empty()) {
         continue;  // all that waited was dropped
       }
       metrics_.hold_seconds.Increment(Seconds(now - hold_begin.value_or(now)));
@@ -202,42 +217,36 @@ void Scheduler::WaitFor(std::unique_lock<std::mutex>& lock,
 Scheduler::Pass Scheduler::TakePass(Clock::time_point now) {
   const Batch batch = queue_.Take(now);
   Pass pass = {.distinct_tokens = batch.distinct_tokens, .asked_flops = batch.asked_flops};
-  pass.pieces.reserve(batch.works.size());
+  pass.works.reserve(batch.works.size());
   for (const TakenWork& taken : batch.works) {
-    pass.pieces.push_back(TakePiece(taken, now));
+    pass.works.push_back(TakeWork(taken, now));
   }
-  is_running_ = !pass.pieces.empty();
+  is_running_ = !pass.works.empty();
   running_flops_ = pass.asked_flops;
   PublishQueueSize();
   answering_changed_.notify_one();  // the next batch, and what was dropped
   return pass;
 }
 
-Scheduler::Piece Scheduler::TakePiece(const TakenWork& taken, Clock::time_point now) {
+Scheduler::RunningWork Scheduler::TakeWork(const TakenWork& taken, Clock::time_point now) {
   Request& request = *requests_.at(taken.id);
-  const int32_t begin = taken.first_part == 0 ? 0 : request.part_ends[taken.first_part - 1];
-  const int32_t end = request.part_ends[taken.first_part + taken.part_count - 1];
-  Piece piece = {.id = taken.id,
-                 .first_sequence = begin,
-                 .work = {.request_id = request.work.request_id,
-                          .cache_salt = request.work.cache_salt,
-                          .priority = request.work.priority,
-                          .deadline = request.work.deadline},
-                 .queue_seconds = Seconds(now - request.arrival)};
-  const auto sequences = request.work.sequences.begin();
-  piece.work.sequences.assign(std::make_move_iterator(sequences + begin),
-                              std::make_move_iterator(sequences + end));
-  const int64_t tokens = piece.work.token_count();
+  RunningWork running = {.id = taken.id,
+                         .piece = TakePiece(request.cuts, taken, request.work),
+                         .queue_seconds = Seconds(now - request.arrival)};
+  protocol::Work& work = running.piece.work;
+  work.request_id = request.work.request_id;
+  work.cache_salt = request.work.cache_salt;
+  const int64_t tokens = running.piece.is_ahead ? 0 : work.token_count();
   request.waiting_tokens -= tokens;
   queue_tokens_ -= tokens;
-  return piece;
+  return running;
 }
 
 void Scheduler::Run(Pass& pass) {
   std::vector<const protocol::Work*> works;
-  works.reserve(pass.pieces.size());
-  for (const Piece& piece : pass.pieces) {
-    works.push_back(&piece.work);
+  works.reserve(pass.works.size());
+  for (const RunningWork& running : pass.works) {
+    works.push_back(&running.piece.work);
   }
   const Clock::time_point start = Clock::now();
   engine::BatchResult result = engine_.Run(works);
@@ -256,6 +265,7 @@ void Scheduler::Run(Pass& pass) {
               .saturation_flops = saturation.flops,
               .saturation_tokens = saturation.tokens};
   }
+  held_blocks_.Apply(result.report.cache_events);
   metrics_.RecordPass(result.report, pass.distinct_tokens, pass.seconds);
   metrics_.saturation_tokens.Set(report.saturation_tokens);
   if (options_.on_report != nullptr) {
@@ -316,30 +326,34 @@ Scheduler::Answers Scheduler::AnswerDropped() {
 
 Scheduler::Answers Scheduler::AnswerPass(Pass pass) {
   Answers answers;
-  for (size_t i = 0; i < pass.pieces.size(); ++i) {
-    const Piece& piece = pass.pieces[i];
+  for (size_t i = 0; i < pass.works.size(); ++i) {
+    const RunningWork& running = pass.works[i];
     absl::StatusOr<protocol::WorkResult>& answer = pass.answers[i];
-    const auto found = requests_.find(piece.id);
+    const auto found = requests_.find(running.id);
     if (found == requests_.end()) {
       continue;  // another piece of it failed, or its client left
     }
     if (!answer.ok()) {
       base::log::warn(
-          "work {} failed: {}", piece.work.request_id, base::MessageOf(answer.status()));
+          "work {} failed: {}", running.piece.work.request_id, base::MessageOf(answer.status()));
       metrics_.failed.Increment();
-      queue_.Remove(piece.id);
-      answers.emplace_back(Close(piece.id), answer.status());
+      queue_.Remove(running.id);
+      answers.emplace_back(Close(running.id), answer.status());
       continue;
     }
-    answer->usage.queue_seconds = piece.queue_seconds;
+    answer->usage.queue_seconds = running.queue_seconds;
     answer->usage.compute_seconds = pass.seconds;
     WorkAssembly& assembly = found->second->assembly;
-    assembly.Add(piece.first_sequence, *std::move(answer));
+    if (running.piece.is_ahead) {
+      assembly.AddAhead(answer->usage);
+      continue;
+    }
+    assembly.Add(running.piece.first_sequence, *std::move(answer));
     if (assembly.is_whole()) {
       protocol::WorkResult whole = assembly.Take();
       metrics_.answered.Increment();
       metrics_.queue_seconds.Observe(whole.usage.queue_seconds);
-      answers.emplace_back(Close(piece.id), std::move(whole));
+      answers.emplace_back(Close(running.id), std::move(whole));
     }
   }
   return answers;

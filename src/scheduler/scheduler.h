@@ -46,6 +46,12 @@ struct SchedulerOptions {
   // How long a batch that does not hide its gathers may wait for company.
   std::chrono::milliseconds max_hold{0};
   double ageing = BatchQueueOptions{}.ageing;
+  uint64_t block_key = 0;  // names prefixes, see BlockHasher; the engine's
+  // Tokens that the engine's prefix cache holds, for one salt; 0: there is none. Of works that are
+  // small against it the long beginnings are computed ahead of the rest, over several passes.
+  int64_t cache_tokens = 0;
+  // How much of such a beginning a pass computes; at least T*.
+  int64_t ahead_tokens = 1024;
   protocol::OnRankReport on_report = nullptr;  // may be null
 };
 
@@ -75,7 +81,7 @@ class Scheduler : public protocol::WorkSink {
   // What was accepted and is not answered yet.
   struct Request {
     protocol::Work work;  // sequences that went into a pass are moved out
-    std::vector<int32_t> part_ends;
+    WorkCuts cuts;
     Done done;
     Clock::time_point arrival;
     int64_t waiting_tokens = 0;
@@ -83,24 +89,24 @@ class Scheduler : public protocol::WorkSink {
   };
 
   // What goes through the engine of a request.
-  struct Piece {
+  struct RunningWork {
     uint64_t id = 0;
-    int32_t first_sequence = 0;
-    protocol::Work work;
+    WorkPiece piece;
     double queue_seconds = 0;
   };
 
   struct Pass {
-    std::vector<Piece> pieces;
+    std::vector<RunningWork> works;
     int64_t distinct_tokens = 0;
     double asked_flops = 0;
     double seconds = 0;
-    std::vector<absl::StatusOr<protocol::WorkResult>> answers;  // of the pieces
+    std::vector<absl::StatusOr<protocol::WorkResult>> answers;  // of the works
   };
 
   using Answers = std::vector<std::pair<Done, absl::StatusOr<protocol::WorkResult>>>;
 
   absl::Status CheckSequences(const protocol::Work& work) const;
+  PlanLimits Limits() const;
   // Of the serving thread.
   void Serve();
   std::optional<Pass> WaitForPass();
@@ -112,7 +118,7 @@ class Scheduler : public protocol::WorkSink {
   absl::Status CheckRoom(int64_t asked_tokens) const;
   double OutstandingFlops() const { return queue_.waiting_flops() + running_flops_; }
   Pass TakePass(Clock::time_point now);
-  Piece TakePiece(const TakenWork& taken, Clock::time_point now);
+  RunningWork TakeWork(const TakenWork& taken, Clock::time_point now);
   void WaitFor(std::unique_lock<std::mutex>& lock,
                std::condition_variable& changed,
                std::optional<Clock::time_point> time);
@@ -126,6 +132,7 @@ class Scheduler : public protocol::WorkSink {
   engine::Engine& engine_;
   const SchedulerOptions options_;
   const protocol::BlockHasher hasher_;
+  HeldBlocks held_blocks_;
   SchedulerMetrics metrics_;
 
   mutable std::mutex mutex_;

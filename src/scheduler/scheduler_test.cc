@@ -87,7 +87,7 @@ TEST(Scheduler, NeverExceedsTheBatchLimitAndTakesTheShorterFirst) {
   OccupyEngine(engine, scheduler);
   Submit(scheduler, MakeWork("a", 60));
   std::future<Answer> last = Submit(scheduler, MakeWork("b", 60));
-  Submit(scheduler, MakeWork("c", 40));
+  Submit(scheduler, MakeWork("c", 20));
   Submit(scheduler, MakeWork("d", 1));
   engine.LetGo();
   EXPECT_TRUE(last.get().ok());
@@ -137,6 +137,18 @@ TEST(Scheduler, ServesAWorkLargerThanABatchOverSeveralPasses) {
     EXPECT_EQ(answer->sequences[i].pooled[0], FakeEngine::AnswerOf(work.sequences[i]));
   }
   EXPECT_EQ(engine.batches().size(), 5u);
+}
+
+TEST(Scheduler, ComputesALongBeginningAheadOfTheAnswer) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {.cache_tokens = 10'000, .ahead_tokens = 160});
+  const Work work = MakeWork("a", 500);
+  const Answer answer = Submit(scheduler, work).get();
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  ASSERT_EQ(answer->sequences.size(), 1u);
+  EXPECT_EQ(answer->sequences[0].pooled[0], FakeEngine::AnswerOf(work.sequences[0]));
+  EXPECT_GE(engine.batches().size(), 3u);
+  EXPECT_EQ(scheduler.outstanding_flops(), 0);
 }
 
 TEST(Scheduler, RefusesASequenceThatCanNeverFitAndNamesTheLimit) {

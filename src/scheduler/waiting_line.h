@@ -41,8 +41,10 @@ struct WaitingEntry {
   double admitted_flops = 0;   // A
   double remaining_flops = 0;  // c
   int32_t next_part = 0;
-  int32_t prepared_parts = 0;  // of those before next_part, in the batch that is being formed
-  Place place;                 // while it stands in line
+  // Of those before next_part, in the batch that is being formed; it stands in line only while
+  // there are none.
+  int32_t prepared_parts = 0;
+  Place place;
   uint64_t seen_by_batch = 0;  // the last one that considered it
 
   const PartCost& part() const { return work.parts[next_part]; }

@@ -1,10 +1,12 @@
 #include "scheduler/work_parts.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/check.h"
 #include "protocol/work_cost.h"
+#include "spec/flops.h"
 
 namespace zp::scheduler {
 namespace {
@@ -14,58 +16,191 @@ using protocol::kBlockTokens;
 // A work of several passes is cut finer than them by this.
 constexpr int64_t kPartsPerBatch = 16;
 
+// A work may take this share of what the prefix cache holds: others have their prefixes in there.
+constexpr int64_t kHeldShare = 4;
+
 struct CutSequence {
   std::vector<TokenBlock> blocks;
-  double flops = 0;  // after what it shares with the sequences before it
+  int32_t held_tokens = 0;  // need not be computed
 };
+
+std::vector<CutSequence> CutSequences(const protocol::BlockHasher& hasher,
+                                      const protocol::Work& work,
+                                      const PlanLimits& limits) {
+  std::vector<CutSequence> cut;
+  cut.reserve(work.sequences.size());
+  for (const protocol::Sequence& sequence : work.sequences) {
+    CutSequence& next = cut.emplace_back();
+    next.blocks = CutIntoBlocks(hasher, work.cache_salt, sequence);
+    if (limits.held != nullptr) {
+      const int64_t held_tokens = limits.held->CountLeading(next.blocks) * kBlockTokens;
+      next.held_tokens = protocol::SkippableTokens(sequence, static_cast<int32_t>(held_tokens));
+    }
+  }
+  return cut;
+}
+
+int64_t CountDistinct(const std::vector<CutSequence>& cut) {
+  DistinctTokens distinct;
+  for (const CutSequence& sequence : cut) {
+    distinct.Add(sequence.blocks);
+  }
+  return distinct.count();
+}
+
+// How many tokens all sequences begin with of which no row is asked.
+int32_t CommonBeginning(const protocol::Work& work, const std::vector<CutSequence>& cut) {
+  const std::vector<TokenBlock>& first = cut[0].blocks;
+  int32_t common_tokens = INT32_MAX;
+  for (size_t i = 0; i < cut.size(); ++i) {
+    const std::vector<TokenBlock>& blocks = cut[i].blocks;
+    const auto differs = std::mismatch(
+        first.begin(), first.end(), blocks.begin(), blocks.end(), [](const auto& a, const auto& b) {
+          return a.name == b.name;
+        });
+    const auto same_tokens = static_cast<int32_t>((differs.first - first.begin()) * kBlockTokens);
+    common_tokens =
+        protocol::SkippableTokens(work.sequences[i], std::min(common_tokens, same_tokens));
+  }
+  return common_tokens;
+}
+
+double FlopsBetween(const spec::ModelSpec& spec, int64_t begin, int64_t end) {
+  return spec::PassFlops(spec,
+                         {.token_count = end - begin,
+                          .attention_flops = spec::AttentionFlops(spec, end - begin, begin)});
+}
+
+// As many tokens from `begin` on, in whole blocks, as cost about what the first `token_count` cost:
+// attention makes later ones dearer.
+int64_t StepFrom(const spec::ModelSpec& spec, int64_t begin, int64_t token_count) {
+  const double most_flops = 1.05 * FlopsBetween(spec, 0, token_count);
+  int64_t blocks = token_count / kBlockTokens;
+  while (blocks > 1 && FlopsBetween(spec, begin, begin + blocks * kBlockTokens) > most_flops) {
+    blocks -= (blocks + 15) / 16;
+  }
+  return blocks * kBlockTokens;
+}
+
+// Where the beginning is cut that is computed ahead; empty where nothing is.
+std::vector<int32_t> CutAhead(const spec::ModelSpec& spec,
+                              const protocol::Work& work,
+                              const std::vector<CutSequence>& cut,
+                              int64_t distinct_tokens,
+                              const PlanLimits& limits) {
+  if (limits.ahead_tokens < kBlockTokens || distinct_tokens <= limits.ahead_tokens ||
+      distinct_tokens > limits.max_held_tokens / kHeldShare) {
+    return {};
+  }
+  const int64_t common_tokens = CommonBeginning(work, cut);
+  std::vector<int32_t> ends;
+  int64_t end = cut[0].held_tokens;
+  int64_t step = StepFrom(spec, end, limits.ahead_tokens);
+  while (end + step <= common_tokens && distinct_tokens - end > step) {
+    end += step;
+    ends.push_back(static_cast<int32_t>(end));
+    step = StepFrom(spec, end, limits.ahead_tokens);
+  }
+  // A rest of several passes would begin each with what was computed ahead.
+  return distinct_tokens - end <= limits.max_batch_tokens ? ends : std::vector<int32_t>();
+}
+
+protocol::Sequence Beginning(const protocol::Sequence& sequence, int32_t end) {
+  // An engine refuses a sequence of which nothing is asked; the last token's state costs one row.
+  return {.tokens = {sequence.tokens.begin(), sequence.tokens.begin() + end},
+          .pooling = protocol::Pooling::kLastToken};
+}
+
+// The parts of cuts.ahead_ends.
+void PlanAhead(const spec::ModelSpec& spec,
+               const protocol::Sequence& sequence,
+               const CutSequence& cut,
+               WorkPlan& plan) {
+  int32_t begin = cut.held_tokens;
+  for (const int32_t end : plan.cuts.ahead_ends) {
+    const auto blocks = cut.blocks.begin();
+    plan.parts.push_back({.blocks = {blocks + begin / kBlockTokens, blocks + end / kBlockTokens},
+                          .flops = protocol::FlopsOf(spec, Beginning(sequence, end), begin)});
+    begin = end;
+  }
+}
 
 }  // namespace
 
 WorkPlan PlanParts(const spec::ModelSpec& spec,
                    const protocol::BlockHasher& hasher,
                    const protocol::Work& work,
-                   int64_t max_batch_tokens) {
-  std::vector<CutSequence> cut;
-  cut.reserve(work.sequences.size());
-  DistinctTokens distinct;
+                   const PlanLimits& limits) {
+  std::vector<CutSequence> cut = CutSequences(hasher, work, limits);
+  const int64_t distinct_tokens = CountDistinct(cut);
   WorkPlan plan;
-  for (const protocol::Sequence& sequence : work.sequences) {
-    CutSequence& next = cut.emplace_back();
-    next.blocks = CutIntoBlocks(hasher, work.cache_salt, sequence);
-    const int64_t shared_tokens = CountTokens(next.blocks) - distinct.CountNew(next.blocks);
-    next.flops = protocol::FlopsOf(spec, sequence, shared_tokens / kBlockTokens * kBlockTokens);
-    plan.flops += next.flops;
-    distinct.Add(next.blocks);
-  }
-  const bool fits = distinct.count() <= max_batch_tokens;
-  const int64_t part_tokens = fits ? max_batch_tokens : max_batch_tokens / kPartsPerBatch;
-  distinct = DistinctTokens();
+  plan.cuts.ahead_ends = CutAhead(spec, work, cut, distinct_tokens, limits);
+  PlanAhead(spec, work.sequences[0], cut[0], plan);
+
+  const bool is_ahead = !plan.cuts.ahead_ends.empty();
+  const int64_t part_tokens = is_ahead || distinct_tokens <= limits.max_batch_tokens
+                                  ? INT64_MAX
+                                  : limits.max_batch_tokens / kPartsPerBatch;
+  const int32_t ahead_tokens = is_ahead ? plan.cuts.ahead_ends.back() : 0;
+  DistinctTokens seen;
+  seen.Add(std::span(cut[0].blocks).first(ahead_tokens / kBlockTokens));
+  DistinctTokens seen_in_part = seen;
   for (size_t i = 0; i < cut.size(); ++i) {
-    if (plan.parts.empty() || distinct.count() + distinct.CountNew(cut[i].blocks) > part_tokens) {
+    const std::vector<TokenBlock>& blocks = cut[i].blocks;
+    if (i == 0 || seen_in_part.count() + seen_in_part.CountNew(blocks) > part_tokens) {
       plan.parts.emplace_back();
-      plan.part_ends.push_back(0);
-      distinct = DistinctTokens();
+      plan.cuts.sequence_ends.emplace_back();
+      seen_in_part = i == 0 ? seen : DistinctTokens();
     }
-    PartCost& part = plan.parts.back();
-    for (const TokenBlock& block : cut[i].blocks) {
-      if (distinct.Add(block)) {
-        part.blocks.push_back(block);
+    const int64_t shared_tokens = CountTokens(blocks) - seen.CountNew(blocks);
+    const int64_t begin =
+        std::max<int64_t>(shared_tokens / kBlockTokens * kBlockTokens, cut[i].held_tokens);
+    plan.parts.back().flops += protocol::FlopsOf(spec, work.sequences[i], begin);
+    seen.Add(blocks);
+    for (const TokenBlock& block : blocks) {
+      if (seen_in_part.Add(block)) {
+        plan.parts.back().blocks.push_back(block);
       }
     }
-    part.flops += cut[i].flops;
-    plan.part_ends.back() = static_cast<int32_t>(i) + 1;
+    plan.cuts.sequence_ends.back() = static_cast<int32_t>(i) + 1;
   }
   return plan;
+}
+
+WorkPiece TakePiece(const WorkCuts& cuts, const TakenWork& taken, protocol::Work& work) {
+  const auto ahead_count = static_cast<int32_t>(cuts.ahead_ends.size());
+  WorkPiece piece;
+  if (taken.first_part < ahead_count) {
+    ZP_CHECK(taken.part_count == 1) << taken.part_count;
+    piece.is_ahead = true;
+    piece.work.sequences = {Beginning(work.sequences[0], cuts.ahead_ends[taken.first_part])};
+    return piece;
+  }
+  const int32_t first = taken.first_part - ahead_count;
+  piece.first_sequence = first == 0 ? 0 : cuts.sequence_ends[first - 1];
+  const auto begin = work.sequences.begin();
+  piece.work.sequences.assign(
+      std::make_move_iterator(begin + piece.first_sequence),
+      std::make_move_iterator(begin + cuts.sequence_ends[first + taken.part_count - 1]));
+  return piece;
 }
 
 void WorkAssembly::Add(int32_t first_sequence, protocol::WorkResult piece) {
   ZP_CHECK(piece.sequences.size() <= missing_) << piece.sequences.size() << " " << missing_;
   missing_ -= piece.sequences.size();
   std::move(piece.sequences.begin(), piece.sequences.end(), sequences_.begin() + first_sequence);
-  const protocol::Usage& usage = piece.usage;
-  usage_.prompt_tokens += usage.prompt_tokens;
+  usage_.prompt_tokens += piece.usage.prompt_tokens;
+  usage_.cached_tokens += piece.usage.cached_tokens;
+  AddUsage(piece.usage);
+}
+
+void WorkAssembly::AddAhead(const protocol::Usage& usage) {
+  ahead_computed_tokens_ += usage.computed_tokens;
+  AddUsage(usage);
+}
+
+void WorkAssembly::AddUsage(const protocol::Usage& usage) {
   usage_.computed_tokens += usage.computed_tokens;
-  usage_.cached_tokens += usage.cached_tokens;
   usage_.flops += usage.flops;
   usage_.compute_seconds += usage.compute_seconds;
   // It waited until its first piece ran.
@@ -76,6 +211,8 @@ void WorkAssembly::Add(int32_t first_sequence, protocol::WorkResult piece) {
 
 protocol::WorkResult WorkAssembly::Take() {
   ZP_CHECK(is_whole()) << missing_;
+  // What it computed ahead and then found is no gain.
+  usage_.cached_tokens = std::max<int64_t>(0, usage_.cached_tokens - ahead_computed_tokens_);
   return {.sequences = std::move(sequences_), .usage = usage_};
 }
 

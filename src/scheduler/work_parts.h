@@ -9,22 +9,52 @@
 #include "protocol/block_chain.h"
 #include "protocol/work.h"
 #include "scheduler/batch_queue.h"
+#include "scheduler/held_blocks.h"
 #include "spec/model_spec.h"
 
 namespace zp::scheduler {
 
+struct PlanLimits {
+  int64_t max_batch_tokens = 0;
+  // For works whose beginning the prefix cache can hold from pass to pass: how much of it a pass
+  // computes. 0: all at once.
+  int64_t ahead_tokens = 0;
+  int64_t max_held_tokens = 0;       // what the cache holds at most
+  const HeldBlocks* held = nullptr;  // what it holds now; null: nothing
+};
+
+// Where a work is cut into parts.
+struct WorkCuts {
+  // The first parts compute the first ahead_ends[i] tokens of what all sequences begin with, for
+  // the prefix cache, each on top of the one before.
+  std::vector<int32_t> ahead_ends;
+  // The other parts answer the sequences up to sequence_ends[i], each from where the last ended.
+  std::vector<int32_t> sequence_ends;
+};
+
 struct WorkPlan {
   std::vector<PartCost> parts;
-  std::vector<int32_t> part_ends;  // sequences [0, part_ends[i]) are in the parts up to i
-  double flops = 0;                // of all
+  WorkCuts cuts;
 };
 
 // One part for a work that fits into a pass; else parts of whole sequences, small against a pass,
-// so that they fill what others leave of it. A single sequence is never cut.
+// so that they fill what others leave of it. A long common beginning (one long sequence has it with
+// itself) is computed ahead in parts of its own if the limits allow it, so that nobody waits for
+// all of it; nothing else cuts a sequence.
 WorkPlan PlanParts(const spec::ModelSpec& spec,
                    const protocol::BlockHasher& hasher,
                    const protocol::Work& work,
-                   int64_t max_batch_tokens);
+                   const PlanLimits& limits);
+
+// What goes through the engine for some parts of a work.
+struct WorkPiece {
+  protocol::Work work;
+  int32_t first_sequence = 0;
+  bool is_ahead = false;  // answers nothing
+};
+
+// Moves the sequences that are answered out of `work`; the caller fills in the rest of the work.
+WorkPiece TakePiece(const WorkCuts& cuts, const TakenWork& taken, protocol::Work& work);
 
 // Collects the answers of a work's pieces.
 //
@@ -36,14 +66,19 @@ class WorkAssembly {
 
   // The answer of the sequences from `first_sequence` on; each sequence once.
   void Add(int32_t first_sequence, protocol::WorkResult piece);
+  // What a piece cost that answers nothing.
+  void AddAhead(const protocol::Usage& usage);
   bool is_whole() const { return missing_ == 0; }
   // All sequences in order. REQUIRES: is_whole().
   protocol::WorkResult Take();
 
  private:
+  void AddUsage(const protocol::Usage& usage);
+
   size_t missing_;
   std::vector<protocol::SequenceResult> sequences_;
   protocol::Usage usage_;
+  int64_t ahead_computed_tokens_ = 0;
   bool is_first_ = true;
 };
 

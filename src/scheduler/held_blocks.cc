@@ -1,0 +1,28 @@
+#include "scheduler/held_blocks.h"
+
+namespace zp::scheduler {
+
+void HeldBlocks::Apply(const protocol::CacheEvents& events) {
+  std::lock_guard lock(mutex_);
+  if (events.is_cleared) {
+    held_.clear();
+  }
+  for (const protocol::BlockHash& name : events.removed) {
+    held_.erase(name);
+  }
+  held_.insert(events.stored.begin(), events.stored.end());
+}
+
+int64_t HeldBlocks::CountLeading(std::span<const TokenBlock> blocks) const {
+  std::lock_guard lock(mutex_);
+  int64_t count = 0;
+  for (const TokenBlock& block : blocks) {
+    if (!held_.contains(block.name)) {
+      break;
+    }
+    ++count;
+  }
+  return count;
+}
+
+}  // namespace zp::scheduler
