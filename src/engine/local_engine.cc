@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <string_view>
 #include <thread>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "base/check.h"
 #include "engine/engine.h"
 #include "engine/logit_reader.h"
@@ -30,6 +32,7 @@ using protocol::WorkResult;
 struct FlatBatch {
   std::vector<const Sequence*> sequences;
   std::vector<size_t> work_of_sequence;
+  std::vector<int32_t> groups;  // of sequences: those of one cache_salt
 };
 
 void FailAll(const absl::Status& status, BatchResult& result) {
@@ -97,7 +100,7 @@ class LocalEngine : public Engine {
 // The trie of what is not held.
 TokenTrie BuildTrie(const FlatBatch& flat, const kvcache::PrefixCache::Pass* cached) {
   if (cached == nullptr) {
-    return BuildTokenTrie(flat.sequences);
+    return BuildTokenTrie(flat.sequences, flat.groups);
   }
   std::vector<KeptPrefix> kept;
   for (size_t i = 0; i < flat.sequences.size(); ++i) {
@@ -107,7 +110,7 @@ TokenTrie BuildTrie(const FlatBatch& flat, const kvcache::PrefixCache::Pass* cac
                     .needed_begin = protocol::SkippableTokens(
                         *flat.sequences[i], held_count * protocol::kBlockTokens)});
   }
-  return BuildTokenTrie(flat.sequences, cached->blocks(), kept);
+  return BuildTokenTrie(flat.sequences, flat.groups, cached->blocks(), kept);
 }
 
 absl::Status LocalEngine::OpenPrefixCache(const EngineOptions& options) {
@@ -212,15 +215,19 @@ void LocalEngine::Report(PassReport& report) {
 
 FlatBatch LocalEngine::Flatten(std::span<const Work* const> batch, BatchResult& result) const {
   FlatBatch flat;
+  absl::flat_hash_map<std::string_view, int32_t> group_of_salt;
   for (size_t index = 0; index < batch.size(); ++index) {
     if (absl::Status status = Validate(*batch[index]); !status.ok()) {
       result.works.emplace_back(std::move(status));
       continue;
     }
     result.works.emplace_back(WorkResult{});
+    const auto [group, is_new] = group_of_salt.try_emplace(
+        batch[index]->cache_salt, static_cast<int32_t>(group_of_salt.size()));
     for (const Sequence& sequence : batch[index]->sequences) {
       flat.sequences.push_back(&sequence);
       flat.work_of_sequence.push_back(index);
+      flat.groups.push_back(group->second);
     }
   }
   return flat;

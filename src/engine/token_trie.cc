@@ -122,12 +122,18 @@ class TrieBuilder {
 }  // namespace
 
 TokenTrie BuildTokenTrie(std::span<const protocol::Sequence* const> sequences,
+                         std::span<const int32_t> groups,
                          std::span<std::byte* const> kept_blocks,
                          std::span<const KeptPrefix> kept) {
   ZP_CHECK(kept.empty() || kept.size() == sequences.size()) << kept.size();
+  ZP_CHECK(groups.empty() || groups.size() == sequences.size()) << groups.size();
+  const auto group_of = [&](size_t index) { return groups.empty() ? 0 : groups[index]; };
   std::vector<size_t> order(sequences.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::ranges::sort(order, [&](size_t a, size_t b) {
+    if (group_of(a) != group_of(b)) {
+      return group_of(a) < group_of(b);
+    }
     const auto order_of_tokens = sequences[a]->tokens <=> sequences[b]->tokens;
     return order_of_tokens != 0 ? order_of_tokens < 0 : a < b;
   });
@@ -136,12 +142,13 @@ TokenTrie BuildTokenTrie(std::span<const protocol::Sequence* const> sequences,
   trie.rows_of.resize(sequences.size());
   trie.shares.resize(sequences.size());
   TrieBuilder builder(trie, kept_blocks);
-  const std::vector<TokenId>* predecessor = nullptr;
+  size_t predecessor = kNobody;
   for (const size_t index : order) {
     const std::vector<TokenId>& tokens = sequences[index]->tokens;
-    const int32_t shared = predecessor == nullptr ? 0 : CommonPrefix(*predecessor, tokens);
+    const bool is_related = predecessor != kNobody && group_of(predecessor) == group_of(index);
+    const int32_t shared = is_related ? CommonPrefix(sequences[predecessor]->tokens, tokens) : 0;
     builder.Append(index, tokens, shared, kept.empty() ? KeptPrefix() : kept[index]);
-    predecessor = &tokens;
+    predecessor = index;
   }
   std::ranges::stable_sort(trie.batch.kv_writes, {}, &ops::KvWrite::row);
   return trie;

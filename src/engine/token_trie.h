@@ -6,6 +6,8 @@
 // prefix are shared too, the rest of a shared prefix that ends inside a block is written into each
 // heir's own block as well.
 //
+// Only sequences of one group share rows: what a group costs tells nothing of the others' tokens.
+//
 // A sequence whose beginning is held from earlier passes needs rows from some position on only. A
 // prefix is computed if one sequence needs it, by the first that does, for all others.
 //
@@ -56,8 +58,10 @@ struct TokenTrie {
   std::vector<Share> shares;  // [sequence]
 };
 
-// REQUIRES: no sequence is empty; `kept` is empty or has one element per sequence.
+// REQUIRES: no sequence is empty; `groups` (empty: all are of one) and `kept` are empty or have one
+// element per sequence; a kept block belongs to one group.
 TokenTrie BuildTokenTrie(std::span<const protocol::Sequence* const> sequences,
+                         std::span<const int32_t> groups = {},
                          std::span<std::byte* const> kept_blocks = {},
                          std::span<const KeptPrefix> kept = {});
 

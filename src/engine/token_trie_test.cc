@@ -168,7 +168,7 @@ TEST(TokenTrie, IsSoundOverKeptBlocks) {
       kept[i].path = paths[i];
     }
     const std::vector<std::byte*> kept_blocks(content.size());
-    const TokenTrie trie = BuildTokenTrie(pointers, kept_blocks, kept);
+    const TokenTrie trie = BuildTokenTrie(pointers, {}, kept_blocks, kept);
     const model::TokenBatch& batch = trie.batch;
 
     int64_t cached_count = 0;
