@@ -305,8 +305,8 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(const LocalModelOpt
       gateway::ServedModel served_model,
       gateway::ServedModel::Load(options.directory, NameOf(options), *model->tokenizer_, spec));
   model->served_model_ = std::make_unique<gateway::ServedModel>(std::move(served_model));
-  model->service_ = std::make_unique<gateway::Service>(
-      *model->served_model_, *model->router_, gateway::ServiceOptions{});
+  model->service_ =
+      std::make_unique<gateway::Service>(*model->served_model_, *model->router_, options.service);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   base::log::info("loaded {} in {:.1f} s: {}, {} parameters, {} active, {} kernels",
                   model->served_model_->name(),

@@ -35,6 +35,7 @@ struct LocalModelOptions {
   std::string trace_path;  // empty: no trace
   ClusterOptions cluster;  // of hosts that share the experts
   scheduler::SchedulerOptions scheduler;
+  gateway::ServiceOptions service;
   std::string routing_policy = "full";
   // A work that would be answered later than that is refused; see routing::AdmissionOptions.
   double max_backlog_seconds = 1e9;

@@ -132,6 +132,9 @@ void AddServingFlags(CLI::App& command, ServeOptions& options) {
           },
           "How long a batch that does not hide its gathers may wait for company (default: 0)")
       ->check(CLI::Range(0, 60'000));
+  command.add_flag("--allow-priority",
+                   options.model.service.allow_priority,
+                   "Heed `priority` in requests; who may set it can starve the others");
   command.add_option("--max-connections", options.http.max_connections, "Beyond, clients get 503")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

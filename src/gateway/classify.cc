@@ -107,6 +107,8 @@ absl::StatusOr<Prepared> PrepareClassify(const json::object& body, const Request
     const std::string name =
         inputs.size() == 1 ? std::string(field) : fmt::format("{}[{}]", field, i);
     ZP_ASSIGN_OR_RETURN(Tokens prompt, model.EncodePrompt(name, question.Fill(inputs[i])));
+    ZP_RETURN_IF_ERROR(model.CheckTokenCount(
+        name, static_cast<int64_t>(prompt.size()) + batch->longest_label_places()));
     ZP_RETURN_IF_ERROR(batch->Add(std::move(prompt), prepared.work));
   }
   prepared.read = [batch,

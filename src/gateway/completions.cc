@@ -88,6 +88,21 @@ Options ReadOptions(Fields& fields, const ServedModel& model) {
   return options;
 }
 
+int32_t TopCount(const Options& options) {
+  // The arg-max is always there: clients find out by it whether a token was the greedy choice.
+  return std::max(1, options.logprobs.value_or(0));
+}
+
+RequestCost CostOf(const Options& options, int64_t prompt_tokens) {
+  const auto named_tokens = static_cast<int64_t>(options.logprob_tokens.size());
+  const int64_t sequences = named_tokens == 0 ? 1 : 2;
+  const int64_t rows = 1 + (options.echo && options.logprobs.has_value() ? prompt_tokens : 0);
+  // Of a row: its own log-probability; of each alternative, token and log-probability.
+  return {.sequences = sequences,
+          .tokens = sequences * prompt_tokens + named_tokens,
+          .answer_numbers = rows * (2 + 2 * TopCount(options)) + named_tokens};
+}
+
 absl::Status PlanChoice(Tokens tokens, Completions& completions, protocol::Work& work) {
   const Options& options = completions.options;
   Choice choice;
@@ -97,8 +112,7 @@ absl::Status PlanChoice(Tokens tokens, Completions& completions, protocol::Work&
   // A sequence must ask for something; where nothing is wanted of it, the next token is not shown.
   const bool has_own = choice.echo.first_position < static_cast<int32_t>(choice.echo.tokens.size());
   choice.echo.next_token = options.next_token || !has_own;
-  // The arg-max is always there: clients find out by it whether a token was the greedy choice.
-  choice.echo.top_count = std::max(1, options.logprobs.value_or(0));
+  choice.echo.top_count = TopCount(options);
   ZP_RETURN_IF_ERROR(scoring::PlanEcho(choice.echo, work));
   if (!options.logprob_tokens.empty()) {
     choice.labels.emplace();
@@ -279,12 +293,11 @@ absl::StatusOr<Prepared> PrepareCompletions(const json::object& body,
 
   Prepared prepared;
   prepared.work.request_id = context.request_id;
-  TokenBudget budget(model.limits());
+  RequestBudget budget(model.limits());
   for (const Prompt& prompt : prompts) {
     ZP_ASSIGN_OR_RETURN(Tokens tokens, model.EncodePrompt(prompt, add_special_tokens));
-    ZP_RETURN_IF_ERROR(budget.Spend(
-        /*sequence_count=*/completions->options.logprob_tokens.empty() ? 1 : 2,
-        static_cast<int64_t>(tokens.size() + completions->options.logprob_tokens.size())));
+    ZP_RETURN_IF_ERROR(
+        budget.Spend(CostOf(completions->options, static_cast<int64_t>(tokens.size()))));
     ZP_RETURN_IF_ERROR(PlanChoice(std::move(tokens), *completions, prepared.work));
   }
   prepared.read = [completions](const protocol::WorkResult& result) {

@@ -1,3 +1,4 @@
+#include "fmt/format.h"
 #include "gateway/fake_model.h"
 
 namespace zp::gateway {
@@ -155,6 +156,31 @@ TEST(Completions, WhatWouldNeedGenerationIsRefused) {
     EXPECT_EQ(answer.param(), field) << answer.error();
   }
   EXPECT_EQ(test.sink.submit_count(), 0);
+}
+
+TEST(Completions, ManyAlternativesAreBounded) {
+  TestService test;
+  std::string prompt = "[";
+  for (int i = 0; i < 60; ++i) {
+    prompt += i == 0 ? "65" : ",65";
+  }
+  prompt += "]";
+  std::string prompts;
+  for (int i = 0; i < 2'000; ++i) {
+    prompts += (i == 0 ? "" : ",") + prompt;
+  }
+  const auto post = [&](int logprobs) {
+    return test.Post(
+        "/v1/completions",
+        fmt::format(
+            R"({{"prompt":[{}],"max_tokens":0,"echo":true,"logprobs":{}}})", prompts, logprobs));
+  };
+  const Answer refused = post(20);
+  EXPECT_EQ(refused.status(), 400);
+  EXPECT_NE(refused.error().find("4194304 log-probabilities"), std::string::npos)
+      << refused.error();
+  EXPECT_EQ(test.sink.submit_count(), 0);
+  EXPECT_EQ(post(1).status(), 200);
 }
 
 }  // namespace

@@ -93,11 +93,13 @@ absl::StatusOr<Prepared> PrepareEmbeddings(const json::object& body,
   prepared.work.request_id = context.request_id;
   auto embeddings = std::make_shared<Embeddings>();
   embeddings->base64 = options.base64;
-  TokenBudget budget(model.limits());
+  RequestBudget budget(model.limits());
   for (const Prompt& input : inputs) {
     EmbeddingQuestion question = options.question;
     ZP_ASSIGN_OR_RETURN(question.tokens, model.EncodePrompt(input));
-    ZP_RETURN_IF_ERROR(budget.Spend(1, static_cast<int64_t>(question.tokens.size())));
+    ZP_RETURN_IF_ERROR(budget.Spend({.sequences = 1,
+                                     .tokens = static_cast<int64_t>(question.tokens.size()),
+                                     .answer_numbers = model.spec().model_dim}));
     ZP_RETURN_IF_ERROR(scoring::PlanEmbedding(question, prepared.work));
     embeddings->prompt_tokens += static_cast<int64_t>(question.tokens.size());
     embeddings->questions.push_back(std::move(question));

@@ -18,36 +18,61 @@ boost::json::object UsageJson(int64_t prompt_tokens, const protocol::Usage& usag
           {"flops", usage.flops}};
 }
 
-absl::Status TokenBudget::Spend(int64_t sequence_count, int64_t tokens_per_sequence) {
+absl::Status RequestBudget::Spend(const RequestCost& cost) {
   constexpr int64_t kSequenceTokens = 16;  // what a sequence costs beside its tokens, as tokens
-  spent_ += sequence_count * (tokens_per_sequence + kSequenceTokens);
-  if (spent_ <= limit_) {
-    return absl::OkStatus();
+  tokens_ += cost.tokens + cost.sequences * kSequenceTokens;
+  answer_numbers_ += cost.answer_numbers;
+  if (tokens_ > limits_.max_request_tokens) {
+    return absl::InvalidArgumentError(
+        fmt::format("the request comes to more than {} tokens over all its prompts and labels, the "
+                    "limit of one request: send several",
+                    limits_.max_request_tokens));
   }
-  return absl::InvalidArgumentError(
-      fmt::format("the request comes to more than {} tokens over all its prompts and labels, the "
-                  "limit of one request: send several",
-                  limit_));
+  if (answer_numbers_ > limits_.max_answer_numbers) {
+    return absl::InvalidArgumentError(
+        fmt::format("the answer would have more than {} log-probabilities, alternatives and vector "
+                    "elements, the limit of one request: send several",
+                    limits_.max_answer_numbers));
+  }
+  return absl::OkStatus();
+}
+
+LabelBatch::LabelBatch(std::vector<scoring::Tokens> labels,
+                       scoring::Normalization normalization,
+                       const RequestLimits& limits)
+    : question_{.prompt = {}, .labels = std::move(labels), .normalization = normalization},
+      budget_(limits) {
+  for (const scoring::Tokens& label : question_.labels) {
+    label_tokens_ += static_cast<int64_t>(label.size());
+    longest_label_tokens_ = std::max(longest_label_tokens_, static_cast<int64_t>(label.size()));
+  }
+}
+
+// Labels of one token are columns of one row; others take a sequence and their tokens each.
+RequestCost LabelBatch::CostOf(int64_t prompt_tokens) const {
+  const auto sequences = static_cast<int64_t>(scoring::LabelSequenceCount(question_));
+  return {.sequences = sequences,
+          .tokens = sequences * prompt_tokens + label_tokens_,
+          .answer_numbers = label_tokens_ + sequences};
 }
 
 absl::Status LabelBatch::Add(scoring::Tokens prompt, protocol::Work& work) {
-  scoring::LabelQuestion question{
-      .prompt = std::move(prompt), .labels = labels_, .normalization = normalization_};
-  const auto prompt_tokens = static_cast<int64_t>(question.prompt.size());
-  const auto sequence_count = static_cast<int64_t>(scoring::LabelSequenceCount(question));
-  const auto label_count = static_cast<int64_t>(labels_.size());  // of columns, where one sequence
-  ZP_RETURN_IF_ERROR(budget_.Spend(sequence_count, prompt_tokens + label_count / sequence_count));
-  ZP_RETURN_IF_ERROR(scoring::PlanLabels(question, work));
+  const auto prompt_tokens = static_cast<int64_t>(prompt.size());
+  ZP_RETURN_IF_ERROR(budget_.Spend(CostOf(prompt_tokens)));
+  question_.prompt = prompt;
+  ZP_RETURN_IF_ERROR(scoring::PlanLabels(question_, work));
   prompt_tokens_ += prompt_tokens;
-  questions_.push_back(std::move(question));
+  prompts_.push_back(std::move(prompt));
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<scoring::LabelAnswer>> LabelBatch::Read(
     const protocol::WorkResult& result) const {
   std::span<const protocol::SequenceResult> rest = result.sequences;
+  scoring::LabelQuestion question = question_;
   std::vector<scoring::LabelAnswer> answers;
-  for (const scoring::LabelQuestion& question : questions_) {
+  for (const scoring::Tokens& prompt : prompts_) {
+    question.prompt = prompt;
     const size_t count = std::min(scoring::LabelSequenceCount(question), rest.size());
     ZP_ASSIGN_OR_RETURN(scoring::LabelAnswer answer,
                         scoring::ReadLabels(question, rest.first(count)));

@@ -67,17 +67,26 @@ absl::StatusOr<Prepared> PrepareDetokenize(const boost::json::object& body,
 // from earlier passes; computed_tokens and flops: what the pass charged.
 boost::json::object UsageJson(int64_t prompt_tokens, const protocol::Usage& usage);
 
-// Keeps a small body from asking for much: prompts times labels multiply. Spend before planning.
-// Beyond the limit is InvalidArgument: ResourceExhausted would invite a retry.
-class TokenBudget {
- public:
-  explicit TokenBudget(const RequestLimits& limits) : limit_(limits.max_request_tokens) {}
+// Part of what a request comes to.
+struct RequestCost {
+  int64_t sequences = 0;
+  int64_t tokens = 0;          // of these sequences together
+  int64_t answer_numbers = 0;  // see RequestLimits
+};
 
-  absl::Status Spend(int64_t sequence_count, int64_t tokens_per_sequence);
+// Keeps a small body from asking for much: prompts, labels and alternatives multiply. Spend before
+// anything of that size is built. Beyond a limit is InvalidArgument: ResourceExhausted would invite
+// a retry.
+class RequestBudget {
+ public:
+  explicit RequestBudget(const RequestLimits& limits) : limits_(limits) {}
+
+  absl::Status Spend(const RequestCost& cost);
 
  private:
-  int64_t limit_;
-  int64_t spent_ = 0;
+  RequestLimits limits_;
+  int64_t tokens_ = 0;
+  int64_t answer_numbers_ = 0;
 };
 
 // Many label questions planned into one Work, and their answers read back in order.
@@ -86,19 +95,23 @@ class LabelBatch {
   // REQUIRES: labels as EncodeLabels gives them.
   LabelBatch(std::vector<scoring::Tokens> labels,
              scoring::Normalization normalization,
-             const RequestLimits& limits)
-      : labels_(std::move(labels)), normalization_(normalization), budget_(limits) {}
+             const RequestLimits& limits);
 
   absl::Status Add(scoring::Tokens prompt, protocol::Work& work);
   absl::StatusOr<std::vector<scoring::LabelAnswer>> Read(const protocol::WorkResult& result) const;
 
   int64_t prompt_tokens() const { return prompt_tokens_; }
+  // The last token of a label needs no place: it is only predicted.
+  int64_t longest_label_places() const { return longest_label_tokens_ - 1; }
 
  private:
-  std::vector<scoring::Tokens> labels_;
-  scoring::Normalization normalization_;
-  TokenBudget budget_;
-  std::vector<scoring::LabelQuestion> questions_;
+  RequestCost CostOf(int64_t prompt_tokens) const;
+
+  scoring::LabelQuestion question_;  // what all have in common: the latest prompt is no matter
+  int64_t label_tokens_ = 0;         // of all labels together
+  int64_t longest_label_tokens_ = 1;
+  RequestBudget budget_;
+  std::vector<scoring::Tokens> prompts_;
   int64_t prompt_tokens_ = 0;
 };
 

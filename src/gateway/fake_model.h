@@ -296,11 +296,13 @@ struct Answer {
 
 // Everything that a test of the gateway needs.
 struct TestService {
+  explicit TestService(const ServiceOptions& options = {}) : service(model, sink, options) {}
+
   std::unique_ptr<text::Tokenizer> tokenizer = ByteTokenizer();
   spec::ModelSpec spec = FakeSpec();
   ServedModel model{"fake", *tokenizer, spec};
   FakeWorkSink sink;
-  Service service{model, sink, {}};
+  Service service;
 
   Answer Ask(const std::string& method,
              const std::string& path,

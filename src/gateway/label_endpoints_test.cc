@@ -173,5 +173,34 @@ TEST(Classify, ManyPromptsTimesManyLabelsAreBounded) {
   EXPECT_EQ(test.sink.submit_count(), 0);
 }
 
+// Each label of several tokens is a sequence with the prompt and its own tokens.
+TEST(Classify, ManyPromptsTimesLongLabelsAreBounded) {
+  TestService test;
+  std::string inputs;
+  for (int i = 0; i < 2'000; ++i) {
+    inputs += i == 0 ? "\"x\"" : ",\"x\"";
+  }
+  std::string labels;
+  for (char c = '!'; c < '!' + 40; ++c) {
+    labels += c == '"' ? "" : fmt::format("{}\"{}\"", c == '!' ? "" : ",", std::string(60, c));
+  }
+  const Answer answer =
+      test.Post("/v1/classify", fmt::format(R"({{"input":[{}],"labels":[{}]}})", inputs, labels));
+  EXPECT_EQ(answer.status(), 400);
+  EXPECT_NE(answer.error().find("4194304 tokens"), std::string::npos) << answer.error();
+  EXPECT_EQ(test.sink.submit_count(), 0);
+}
+
+TEST(Classify, AnInputThatLeavesNoRoomForTheLongestLabelIsNamed) {
+  TestService test;
+  const Answer answer = test.Post("/v1/classify",
+                                  fmt::format(R"({{"input":["x","{}"],"labels":["A","{}"]}})",
+                                              std::string(60, 'x'),
+                                              std::string(60, 'y')));
+  EXPECT_EQ(answer.status(), 400);
+  EXPECT_EQ(answer.param(), "input[1]");
+  EXPECT_NE(answer.error().find("100 tokens"), std::string::npos) << answer.error();
+}
+
 }  // namespace
 }  // namespace zp::gateway

@@ -85,13 +85,16 @@ absl::StatusOr<Prepared> PrepareLoglikelihood(const json::object& body,
   Prepared prepared;
   prepared.work.request_id = context.request_id;
   auto continuations = std::make_shared<Continuations>();
-  TokenBudget budget(model.limits());
+  RequestBudget budget(model.limits());
   for (size_t i = 0; i < texts.size(); ++i) {
     const std::string name =
         texts.size() == 1 ? std::string(field) : fmt::format("{}[{}]", field, i);
     ZP_ASSIGN_OR_RETURN(ContinuationQuestion question, Split(context_text, name, texts[i], model));
-    ZP_RETURN_IF_ERROR(budget.Spend(
-        1, static_cast<int64_t>(question.prompt.size() + question.continuation.size())));
+    const auto continuation_tokens = static_cast<int64_t>(question.continuation.size());
+    ZP_RETURN_IF_ERROR(
+        budget.Spend({.sequences = 1,
+                      .tokens = static_cast<int64_t>(question.prompt.size()) + continuation_tokens,
+                      .answer_numbers = 4 * continuation_tokens}));
     ZP_RETURN_IF_ERROR(scoring::PlanContinuation(question, prepared.work));
     continuations->prompt_tokens +=
         static_cast<int64_t>(prepared.work.sequences.back().tokens.size());

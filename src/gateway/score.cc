@@ -12,36 +12,23 @@ namespace {
 namespace json = boost::json;
 using scoring::Tokens;
 
-// The prompts of one request: query + item (or item + query) for each item.
-absl::StatusOr<std::vector<Tokens>> BuildPrompts(Fields& fields,
-                                                 bool item_first,
-                                                 const ServedModel& model) {
-  const int64_t vocab_count = model.spec().vocab_count;
-  const std::vector<Prompt> queries = fields.Prompts("query", 1, vocab_count);
-  const std::vector<Prompt> items =
-      fields.Prompts("items", model.limits().max_prompts, vocab_count);
-  ZP_RETURN_IF_ERROR(fields.status());
-  const Prompt& query = queries.front();
-  std::vector<Tokens> prompts;
-  for (const Prompt& item : items) {
-    if (item.is_tokens != query.is_tokens) {
-      return FieldError(item.field, "must be text where query is text, token ids where it is ids");
-    }
-    const Prompt& first = item_first ? item : query;
-    const Prompt& second = item_first ? query : item;
-    if (query.is_tokens) {
-      Tokens prompt = first.tokens;
-      prompt.insert(prompt.end(), second.tokens.begin(), second.tokens.end());
-      ZP_RETURN_IF_ERROR(model.CheckTokenCount(item.field, static_cast<int64_t>(prompt.size())));
-      prompts.push_back(std::move(prompt));
-    } else {
-      ZP_ASSIGN_OR_RETURN(
-          Tokens prompt,
-          model.EncodePrompt(item.field, fmt::format("{}{}", first.text, second.text)));
-      prompts.push_back(std::move(prompt));
-    }
+// Query + item, or item + query.
+absl::StatusOr<Tokens> BuildPrompt(const Prompt& query,
+                                   const Prompt& item,
+                                   bool item_first,
+                                   const ServedModel& model) {
+  if (item.is_tokens != query.is_tokens) {
+    return FieldError(item.field, "must be text where query is text, token ids where it is ids");
   }
-  return prompts;
+  const Prompt& first = item_first ? item : query;
+  const Prompt& second = item_first ? query : item;
+  if (!query.is_tokens) {
+    return model.EncodePrompt(item.field, fmt::format("{}{}", first.text, second.text));
+  }
+  Tokens prompt = first.tokens;
+  prompt.insert(prompt.end(), second.tokens.begin(), second.tokens.end());
+  ZP_RETURN_IF_ERROR(model.CheckTokenCount(item.field, static_cast<int64_t>(prompt.size())));
+  return prompt;
 }
 
 absl::StatusOr<std::vector<Tokens>> ReadLabels(Fields& fields, const ServedModel& model) {
@@ -84,7 +71,11 @@ absl::StatusOr<Prepared> PrepareScore(const json::object& body, const RequestCon
   const bool item_first = fields.Bool("item_first", false);
   const bool apply_softmax = fields.Bool("apply_softmax", false);
   ZP_ASSIGN_OR_RETURN(std::vector<Tokens> labels, ReadLabels(fields, model));
-  ZP_ASSIGN_OR_RETURN(std::vector<Tokens> prompts, BuildPrompts(fields, item_first, model));
+  const int64_t vocab_count = model.spec().vocab_count;
+  const std::vector<Prompt> queries = fields.Prompts("query", 1, vocab_count);
+  const std::vector<Prompt> items =
+      fields.Prompts("items", model.limits().max_prompts, vocab_count);
+  ZP_RETURN_IF_ERROR(fields.status());
 
   Prepared prepared;
   prepared.work.request_id = context.request_id;
@@ -92,7 +83,10 @@ absl::StatusOr<Prepared> PrepareScore(const json::object& body, const RequestCon
       std::move(labels),
       apply_softmax ? scoring::Normalization::kLabels : scoring::Normalization::kVocabulary,
       model.limits());
-  for (Tokens& prompt : prompts) {
+  for (const Prompt& item : items) {
+    ZP_ASSIGN_OR_RETURN(Tokens prompt, BuildPrompt(queries.front(), item, item_first, model));
+    ZP_RETURN_IF_ERROR(model.CheckTokenCount(
+        item.field, static_cast<int64_t>(prompt.size()) + batch->longest_label_places()));
     ZP_RETURN_IF_ERROR(batch->Add(std::move(prompt), prepared.work));
   }
   prepared.read = [batch, name = model.name()](

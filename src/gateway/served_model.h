@@ -37,6 +37,9 @@ struct RequestLimits {
   size_t max_labels = 4096;
   int64_t max_logprobs = 20;             // alternatives per position
   int64_t max_request_tokens = 4 << 20;  // over all sequences of a request, before sharing
+  // Log-probabilities, alternatives, elements of vectors in the answer of a request. An answer of
+  // so many fits into a message of the work plane, whichever rank gives it.
+  int64_t max_answer_numbers = 4 << 20;
 };
 
 class ServedModel {

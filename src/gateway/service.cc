@@ -106,7 +106,8 @@ json::object TokenizerInfoJson(const ServedModel& model) {
 
 absl::StatusOr<Prepared> Prepare(Endpoint endpoint,
                                  const std::string& body,
-                                 const RequestContext& context) {
+                                 const RequestContext& context,
+                                 bool allow_priority) {
   ZP_ASSIGN_OR_RETURN(const json::value value, ParseJson(body));
   if (!value.is_object()) {
     return absl::InvalidArgumentError("the body must be a JSON object");
@@ -115,6 +116,9 @@ absl::StatusOr<Prepared> Prepare(Endpoint endpoint,
   Fields fields(object);
   const std::string_view cache_salt = fields.ShortString("cache_salt", kMaxSaltChars);
   const int64_t priority = fields.Integer("priority", kAnyInteger, 0);
+  if (priority != 0 && !allow_priority) {
+    fields.Fail("priority", "must be 0: this server does not let requests overtake others");
+  }
   ZP_RETURN_IF_ERROR(fields.status());
   ZP_ASSIGN_OR_RETURN(Prepared prepared, endpoint(object, context));
   prepared.work.cache_salt = cache_salt;
@@ -150,8 +154,13 @@ struct Service::State {
   };
   using ExchangePtr = std::shared_ptr<Exchange>;
 
-  State(const ServedModel& served_model, protocol::WorkSink& work_sink, int thread_count)
-      : model(served_model), sink(work_sink), pool(thread_count) {}
+  State(const ServedModel& served_model,
+        protocol::WorkSink& work_sink,
+        const ServiceOptions& service_options)
+      : options(service_options),
+        model(served_model),
+        sink(work_sink),
+        pool(service_options.thread_count) {}
 
   void Route(const ExchangePtr& exchange);
   Response AnswerGet(const std::string& path) const;
@@ -172,6 +181,7 @@ struct Service::State {
     });
   }
 
+  const ServiceOptions options;
   const ServedModel& model;
   protocol::WorkSink& sink;
   const int64_t created_seconds = UnixSeconds();
@@ -230,7 +240,8 @@ void Service::State::Start(const ExchangePtr& exchange, Endpoint endpoint) {
   if (!deadline.ok()) {
     return Reply(exchange, ErrorResponse(deadline.status()));
   }
-  absl::StatusOr<Prepared> prepared = Prepare(endpoint, exchange->request.body, context);
+  absl::StatusOr<Prepared> prepared =
+      Prepare(endpoint, exchange->request.body, context, options.allow_priority);
   if (!prepared.ok()) {
     return Reply(exchange, ErrorResponse(prepared.status()));
   }
@@ -303,7 +314,7 @@ void Service::State::Count(const Exchange& exchange, const Response& response) c
 }
 
 Service::Service(const ServedModel& model, protocol::WorkSink& sink, const ServiceOptions& options)
-    : state_(std::make_unique<State>(model, sink, options.thread_count)) {}
+    : state_(std::make_unique<State>(model, sink, options)) {}
 
 Service::~Service() {
   {

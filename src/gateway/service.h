@@ -21,6 +21,9 @@ namespace zp::gateway {
 
 struct ServiceOptions {
   int thread_count = 2;  // for parsing and tokenizing
+  // Whether `priority` is heeded. Who may set it can starve all who do not, so it is refused where
+  // clients are not of one mind.
+  bool allow_priority = false;
 };
 
 class Service {

@@ -70,8 +70,17 @@ TEST(Service, TheSinksRefusalBecomesItsHttpStatus) {
   EXPECT_EQ(test.Post("/v1/classify", body).status(), 400);
 }
 
-TEST(Service, APriorityTravelsWithTheWork) {
+TEST(Service, APriorityIsRefusedUnlessItIsAllowed) {
   TestService test;
+  const Answer answer = test.Post("/v1/classify", R"({"input":"x","labels":["A"],"priority":-1})");
+  EXPECT_EQ(answer.status(), 400);
+  EXPECT_EQ(answer.param(), "priority");
+  EXPECT_EQ(test.Post("/v1/classify", R"({"input":"x","labels":["A"],"priority":0})").status(),
+            200);
+}
+
+TEST(Service, APriorityTravelsWithTheWork) {
+  TestService test({.allow_priority = true});
   const auto post = [&](const std::string& priority) {
     return test.Post("/v1/classify", R"({"input":"x","labels":["A"],"priority":)" + priority + "}");
   };

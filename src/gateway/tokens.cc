@@ -38,6 +38,11 @@ absl::StatusOr<Prepared> PrepareTokenize(const json::object& body, const Request
   ZP_RETURN_IF_ERROR(fields.status());
 
   const Tokens tokens = model.tokenizer().Encode(prompt, add_special_tokens);
+  if (const auto limit = static_cast<size_t>(model.limits().max_request_tokens);
+      tokens.size() > limit) {
+    return FieldError("prompt",
+                      fmt::format("has {} tokens, the limit is {}", tokens.size(), limit));
+  }
   json::value token_texts = nullptr;
   if (return_token_texts) {
     json::array& texts = token_texts.emplace_array();
