@@ -56,6 +56,9 @@ class LocalModel {
     return seat_ == nullptr || seat_->DrainWorks(deadline);
   }
 
+  // Answers what this process' clients still wait for with Unavailable.
+  void RefuseWorks() { router_->Close(); }
+
   gateway::Service& service() { return *service_; }
   protocol::WorkSink& sink() { return *router_; }
   const gateway::ServedModel& served_model() const { return *served_model_; }

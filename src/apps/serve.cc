@@ -64,16 +64,22 @@ void PublishPeak(const LocalModelOptions& options) {
       .Set(ops::cpu::MeasurePeakFlops(*dtype, pool));
 }
 
-// The requests in flight get their answers, new ones are refused. What is still open at the
-// deadline is in the middle of a pass that nothing can stop: the process ends without it.
+constexpr std::chrono::seconds kRefusalTime{2};  // to write what is said to those still open
+
+// The requests in flight get their answers, new ones are refused. Those that are still open at the
+// deadline are told so; the process does not wait for the passes that they may be in, which nothing
+// can stop.
 void End(gateway::HttpServer& server, LocalModel& model, double drain_seconds) {
   base::log::info("ending: waiting up to {:.0f} s for requests in flight", drain_seconds);
   model.service().StartDraining();
   const auto deadline = std::chrono::milliseconds(static_cast<int64_t>(1e3 * drain_seconds));
   const auto end = std::chrono::steady_clock::now() + deadline;
-  const size_t open_requests = server.Drain(deadline);
-  if (open_requests > 0) {
-    base::log::warn("{} requests are left without an answer", open_requests);
+  if (const size_t open_requests = server.Drain(deadline); open_requests > 0) {
+    base::log::warn("{} requests are refused: the time to end is over", open_requests);
+    model.RefuseWorks();
+    if (const size_t unanswered = server.Drain(kRefusalTime); unanswered > 0) {
+      base::log::warn("{} requests are left without an answer", unanswered);
+    }
     std::_Exit(0);
   }
   if (!model.DrainWorks(end)) {

@@ -45,6 +45,9 @@ struct Work {
   // must not learn from the clock that he guessed right. Empty: everybody's.
   std::string cache_salt = {};
   int64_t priority = 0;  // lower is earlier
+  // A rank had accepted it and was lost: a full queue takes it all the same. What was accepted in
+  // all stays what the queues of all ranks may hold.
+  bool is_resent = false;
   // After it nobody waits for the answer: a work that has not started by then is dropped with
   // DeadlineExceeded.
   std::optional<std::chrono::steady_clock::time_point> deadline = std::nullopt;

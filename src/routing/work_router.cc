@@ -159,6 +159,9 @@ void WorkRouter::State::RemoveRank(RankId rank) {
       }
     }
   }
+  if (!lost.empty()) {
+    base::log::warn("routing: {} works of rank {} go to other ranks", lost.size(), rank);
+  }
   for (Try& one : lost) {
     Settle(std::move(one), absl::UnavailableError(fmt::format("rank {} was lost", rank)));
   }
@@ -233,8 +236,10 @@ absl::Status WorkRouter::State::SendTo(const std::shared_ptr<Flight>& flight, Pl
     tries_.emplace(number, Try{.flight = flight, .placement = std::move(placement)});
   }
   metrics->Publish(router_, rank);
+  Work work = *flight->work;
+  work.is_resent = flight->was_lost;
   absl::Status status =
-      sink->Submit(*flight->work,
+      sink->Submit(std::move(work),
                    flight->cancel,
                    [state = shared_from_this(), number](absl::StatusOr<WorkResult> answer) {
                      state->OnAnswer(number, std::move(answer));
@@ -307,7 +312,9 @@ void WorkRouter::State::Settle(Try finished, absl::StatusOr<WorkResult> answer) 
 bool WorkRouter::State::MayGoElsewhere(Flight& flight, const absl::Status& why) {
   if (absl::IsUnavailable(why) && !flight.was_lost) {
     flight.was_lost = true;
-    flight.was_refused = false;  // the rank that took it is another story
+    // What was full then takes it now: it is accepted.
+    flight.was_refused = false;
+    flight.excluded.clear();
     return true;
   }
   return absl::IsResourceExhausted(why) && !std::exchange(flight.was_refused, true);
@@ -317,7 +324,8 @@ bool WorkRouter::State::MayGoElsewhere(Flight& flight, const absl::Status& why) 
 absl::Status WorkRouter::State::SendElsewhere(const std::shared_ptr<Flight>& flight,
                                               const absl::Status& why) {
   ZP_RETURN_IF_ERROR(CheckStillWanted(*flight));
-  base::log::warn(
+  // Not a warning: there may be ten thousand of them.
+  base::log::debug(
       "work {} goes to another rank: {}", flight->work->request_id, base::MessageOf(why));
   metrics_.resent.Increment();
   const absl::Status status = Send(flight, /*is_admitted=*/true);
@@ -356,13 +364,15 @@ WorkRouter::WorkRouter(const spec::ModelSpec& spec,
                        Clock clock)
     : state_(std::make_shared<State>(spec, options, std::move(policy), std::move(clock))) {}
 
-WorkRouter::~WorkRouter() { state_->Close(); }
+WorkRouter::~WorkRouter() { Close(); }
 
 absl::Status WorkRouter::AddRank(RankId rank, WorkSink& sink) {
   return state_->AddRank(rank, sink);
 }
 
 void WorkRouter::RemoveRank(RankId rank) { state_->RemoveRank(rank); }
+
+void WorkRouter::Close() { state_->Close(); }
 
 void WorkRouter::OnReport(RankId rank, const protocol::RankReport& report) {
   state_->router().OnReport(rank, report);

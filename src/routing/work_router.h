@@ -46,6 +46,9 @@ class WorkRouter : public protocol::WorkSink {
   void RemoveRank(RankId rank);
   void OnReport(RankId rank, const protocol::RankReport& report);
 
+  // Takes no more works and answers what is out with Unavailable, whatever the ranks still do.
+  void Close();
+
   // See WorkSink. Refuses by admission; asks a second rank where the first refuses; Unavailable
   // where there is none. Cancel and deadline are the rank's to keep; the router looks at them only
   // before it sends a work elsewhere.

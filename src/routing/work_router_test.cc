@@ -25,6 +25,7 @@ class HeldSink : public WorkSink {
   absl::Status Submit(Work work, std::stop_token, Done done) override {
     const std::lock_guard lock(mutex_);
     ++submit_count_;
+    resent_count_ += work.is_resent ? 1 : 0;
     if (!refusal_.ok()) {
       // A new one: Debian's Abseil counts references where the thread sanitizer does not look.
       return absl::Status(refusal_.code(), "refused");
@@ -55,12 +56,17 @@ class HeldSink : public WorkSink {
     const std::lock_guard lock(mutex_);
     return submit_count_;
   }
+  int resent_count() const {
+    const std::lock_guard lock(mutex_);
+    return resent_count_;
+  }
 
  private:
   mutable std::mutex mutex_;
   absl::Status refusal_;
   std::vector<Done> waiting_;
   int submit_count_ = 0;
+  int resent_count_ = 0;
 };
 
 class WorkRouterTest : public testing::Test {
@@ -114,6 +120,49 @@ TEST_F(WorkRouterTest, DropsAnAnswerThatComesAfterTheRankWasRemoved) {
   EXPECT_TRUE(answers_.empty());
   sinks_[1].Answer(WorkResult());
   EXPECT_EQ(answers_.size(), 1u);
+}
+
+TEST_F(WorkRouterTest, SaysOfAWorkThatItWasAcceptedBefore) {
+  ASSERT_TRUE(Submit().ok());
+  EXPECT_EQ(sinks_[0].resent_count(), 0);
+  router_.RemoveRank(0);
+  EXPECT_EQ(sinks_[1].resent_count(), 1);
+  ASSERT_TRUE(Submit().ok());
+  EXPECT_EQ(sinks_[1].resent_count(), 1) << "a new one is not";
+  while (sinks_[1].Answer(WorkResult())) {
+  }
+}
+
+// The one that was full when it came takes it: there may be no other.
+TEST_F(WorkRouterTest, SendsTheWorkOfALostRankToOneThatRefusedItBefore) {
+  sinks_[0].Refuse(absl::ResourceExhaustedError("full"));
+  ASSERT_TRUE(Submit().ok());
+  EXPECT_EQ(sinks_[1].submit_count(), 1);
+  sinks_[0].Refuse(absl::OkStatus());
+  router_.RemoveRank(1);
+  EXPECT_EQ(sinks_[0].resent_count(), 1);
+  sinks_[0].Answer(WorkResult());
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_TRUE(answers_[0].ok());
+}
+
+// Asked to end in time, where a pass does not end: what it answers later is late.
+TEST_F(WorkRouterTest, AnswersAllThatIsOutWhenItIsClosed) {
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_TRUE(Submit().ok());
+  }
+  router_.Close();
+  ASSERT_EQ(answers_.size(), 4u);
+  for (const absl::Status& answer : answers_) {
+    EXPECT_TRUE(absl::IsUnavailable(answer));
+  }
+  EXPECT_EQ(outstanding(), 0);
+  EXPECT_TRUE(absl::IsUnavailable(Submit()));
+  for (HeldSink& sink : sinks_) {
+    while (sink.Answer(WorkResult())) {
+    }
+  }
+  EXPECT_EQ(answers_.size(), 4u);
 }
 
 TEST_F(WorkRouterTest, AsksASecondRankWhereTheFirstRefuses) {

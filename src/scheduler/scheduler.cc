@@ -83,7 +83,7 @@ absl::Status Scheduler::Submit(protocol::Work work, std::stop_token cancel, Done
   if (gate_closed_) {
     return ShuttingDown();
   }
-  ZP_RETURN_IF_ERROR(CheckRoom(asked_tokens));
+  ZP_RETURN_IF_ERROR(CheckRoom(*request));
   const bool has_deadline = waiting.deadline.has_value();
   waiting.id = next_id_++;
   queue_tokens_ += asked_tokens;
@@ -131,8 +131,10 @@ PlanLimits Scheduler::Limits() const {
 }
 
 // An empty queue takes any work, so that none is refused for ever.
-absl::Status Scheduler::CheckRoom(int64_t asked_tokens) const {
-  if (queue_.empty() || queue_tokens_ + asked_tokens <= options_.max_queue_tokens) {
+absl::Status Scheduler::CheckRoom(const Request& request) const {
+  const int64_t asked_tokens = request.waiting_tokens;
+  if (queue_.empty() || request.work.is_resent ||
+      queue_tokens_ + asked_tokens <= options_.max_queue_tokens) {
     return absl::OkStatus();
   }
   metrics_.refused.Increment();
@@ -276,6 +278,7 @@ void Scheduler::Run(Pass& pass) {
   running_flops_ = 0;
   is_running_ = false;
   last_pass_end_ = end;
+  PublishQueueSize();
   finished_.push_back(std::move(pass));
   answering_changed_.notify_one();
 }
@@ -383,6 +386,7 @@ Scheduler::Done Scheduler::Close(uint64_t id) {
 void Scheduler::PublishQueueSize() {
   metrics_.queue_tokens.Set(static_cast<double>(queue_tokens_));
   metrics_.queue_requests.Set(static_cast<double>(queue_.work_count()));
+  metrics_.outstanding_flops.Set(OutstandingFlops());
 }
 
 }  // namespace zp::scheduler

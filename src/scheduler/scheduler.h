@@ -115,7 +115,7 @@ class Scheduler : public protocol::WorkSink {
   void Attend();
   void Give(Answers answers, std::unique_lock<std::mutex>& lock);
   // The rest with mutex_ held.
-  absl::Status CheckRoom(int64_t asked_tokens) const;
+  absl::Status CheckRoom(const Request& request) const;
   double OutstandingFlops() const { return queue_.waiting_flops() + running_flops_; }
   Pass TakePass(Clock::time_point now);
   RunningWork TakeWork(const TakenWork& taken, Clock::time_point now);

@@ -51,6 +51,9 @@ SchedulerMetrics::SchedulerMetrics(const std::string& rank_name, const spec::Mod
           GetGauge("zeroprefill_queue_tokens", "Tokens that wait for a pass", OfRank(rank_name))),
       queue_requests(GetGauge(
           "zeroprefill_queue_requests", "Units of work that wait for a pass", OfRank(rank_name))),
+      outstanding_flops(GetGauge("zeroprefill_outstanding_flops",
+                                 "Work that waits or runs, in true FLOPs as if each ran alone",
+                                 OfRank(rank_name))),
       asked_tokens(GetCounter(
           "zeroprefill_asked_tokens_total", "Tokens of all sequences run", OfRank(rank_name))),
       computed_tokens(GetCounter("zeroprefill_computed_tokens_total",

@@ -27,6 +27,7 @@ struct SchedulerMetrics {
 
   base::Gauge& queue_tokens;
   base::Gauge& queue_requests;
+  base::Gauge& outstanding_flops;  // exactly 0 when nothing waits or runs
   base::Counter& asked_tokens;
   base::Counter& computed_tokens;
   base::Counter& distinct_tokens;

@@ -184,6 +184,22 @@ TEST(Scheduler, RefusesWhenTheQueueIsFullAndSaysWhenToComeAgain) {
   EXPECT_TRUE(Submit(scheduler, MakeWork("c", 11)).get().ok());
 }
 
+// Its client was told nothing of a full queue when it came, and is not now.
+TEST(Scheduler, TakesAWorkOfALostRankThoughTheQueueIsFull) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {.max_queue_tokens = 100});
+  std::future<Answer> first = OccupyEngine(engine, scheduler);
+  std::future<Answer> waiting = Submit(scheduler, MakeWork("a", 90));
+  protocol::Work work = MakeWork("b", 90);
+  work.is_resent = true;
+  std::future<Answer> resent = Submit(scheduler, std::move(work));
+  EXPECT_TRUE(absl::IsResourceExhausted(SubmitStatus(scheduler, MakeWork("c", 1))));
+  engine.LetGo();
+  EXPECT_TRUE(first.get().ok());
+  EXPECT_TRUE(waiting.get().ok());
+  EXPECT_TRUE(resent.get().ok());
+}
+
 TEST(Scheduler, ARefusalSaysHowLongTheBacklogWillTake) {
   FakeEngine engine;
   Scheduler scheduler(engine, {.max_queue_tokens = 10'000});

@@ -43,7 +43,8 @@ inline protocol::Work RandomWork(Random& random) {
   protocol::Work work = {.request_id = RandomBytes(random, 20),
                          .sequences = {},
                          .cache_salt = RandomBytes(random, 20),
-                         .priority = Draw(random, INT64_MIN, INT64_MAX)};
+                         .priority = Draw(random, INT64_MIN, INT64_MAX),
+                         .is_resent = random() % 2 == 0};
   for (int64_t i = Draw(random, 1, 5); i > 0; --i) {
     protocol::Sequence& sequence = work.sequences.emplace_back();
     sequence.tokens = RandomTokens(random, 1, 40);

@@ -190,6 +190,7 @@ void ToWire(const protocol::Work& work, wire::Work& message) {
   message.set_request_id(work.request_id);
   message.set_cache_salt(work.cache_salt);
   message.set_priority(work.priority);
+  message.set_is_resent(work.is_resent);
   message.mutable_tokens()->Reserve(static_cast<int>(work.token_count()));
   for (const Sequence& sequence : work.sequences) {
     message.add_sequence_token_counts(static_cast<uint32_t>(sequence.tokens.size()));
@@ -218,7 +219,8 @@ absl::StatusOr<protocol::Work> FromWire(const wire::Work& message) {
   protocol::Work work = {.request_id = message.request_id(),
                          .sequences = {},
                          .cache_salt = message.cache_salt(),
-                         .priority = message.priority()};
+                         .priority = message.priority(),
+                         .is_resent = message.is_resent()};
   work.sequences.resize(message.sequence_token_counts_size());
   Flat<int32_t> tokens(message.tokens());
   Flat<int32_t> columns(message.columns());

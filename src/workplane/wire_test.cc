@@ -27,6 +27,7 @@ void ExpectSame(const Work& left, const Work& right) {
   EXPECT_EQ(left.request_id, right.request_id);
   EXPECT_EQ(left.cache_salt, right.cache_salt);
   EXPECT_EQ(left.priority, right.priority);
+  EXPECT_EQ(left.is_resent, right.is_resent);
   ASSERT_EQ(left.sequences.size(), right.sequences.size());
   for (size_t i = 0; i < left.sequences.size(); ++i) {
     EXPECT_EQ(left.sequences[i].tokens, right.sequences[i].tokens);
