@@ -36,6 +36,7 @@ endfunction()
 
 # UCX, once loaded, patches mmap and madvise for its cache of RDMA registrations; the thread sanitizer
 # does not survive that, and no test has RDMA.
+# What the thread sanitizer takes for races in Debian's libraries: tsan_suppressions.txt.
 # Test data is found through ZP_SOURCE_DIR (the repository) and ZP_SHARED_DIR (optional, beside it).
 function(zp_test)
   cmake_parse_arguments(TEST "" "ROOM;SOURCE" "DEPS;LABELS" ${ARGN})
@@ -45,7 +46,7 @@ function(zp_test)
   target_link_libraries(${target} PRIVATE ${TEST_DEPS} GTest::gtest GTest::gmock GTest::gtest_main)
   add_test(NAME ${TEST_ROOM}.${stem} COMMAND ${target})
   set_tests_properties(${TEST_ROOM}.${stem} PROPERTIES
-    ENVIRONMENT "ZP_SOURCE_DIR=${PROJECT_SOURCE_DIR};ZP_SHARED_DIR=${PROJECT_SOURCE_DIR}/../shared;UCX_MEM_MMAP_HOOK_MODE=none"
+    ENVIRONMENT "ZP_SOURCE_DIR=${PROJECT_SOURCE_DIR};ZP_SHARED_DIR=${PROJECT_SOURCE_DIR}/../shared;UCX_MEM_MMAP_HOOK_MODE=none;TSAN_OPTIONS=ignore_noninstrumented_modules=1:suppressions=${PROJECT_SOURCE_DIR}/cmake/tsan_suppressions.txt"
     LABELS "${TEST_LABELS}"
     TIMEOUT 600)
 endfunction()

@@ -6,6 +6,7 @@
 #include <openssl/x509v3.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <filesystem>
 #include <string>
@@ -20,7 +21,7 @@ class SelfSigned {
  public:
   SelfSigned()
       : directory_(std::filesystem::temp_directory_path() /
-                   fmt::format("zp_self_signed_{}", getpid())) {
+                   fmt::format("zp_self_signed_{}_{}", getpid(), next_++)) {
     std::filesystem::create_directories(directory_);
     EVP_PKEY* key = EVP_EC_gen("P-256");
     X509* certificate = X509_new();
@@ -58,6 +59,8 @@ class SelfSigned {
     ZP_CHECK(write(file) == 1) << path;
     fclose(file);
   }
+
+  inline static std::atomic<int> next_ = 0;
 
   std::filesystem::path directory_;
 };

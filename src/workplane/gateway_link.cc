@@ -53,7 +53,10 @@ GatewayLink::GatewayLink(grpc::CallbackServerContext& context,
       reports_(board.Subscribe([clerk = clerk_] { clerk->Notify(); })) {}
 
 void GatewayLink::Start() {
-  self_ = shared_from_this();
+  {
+    const std::lock_guard lock(mutex_);
+    self_ = shared_from_this();
+  }
   StartRead(&incoming_);
 }
 
@@ -69,13 +72,14 @@ void GatewayLink::OnReadDone(bool ok) {
   if (!status.ok()) {
     Close(cluster::ToGrpc(status));
   }
+  bool goes_on = false;
   {
     const std::lock_guard lock(mutex_);
     is_reading_ = !is_closed_;
+    goes_on = is_reading_;
   }
-  // Only this thread reads, so nothing has come between. A link that is closed now has its read
-  // fail, since whoever closed it tears the stream.
-  if (status.ok() && is_reading_) {
+  // A link that is closed now has its read fail, since whoever closed it tears the stream.
+  if (goes_on) {
     StartRead(&incoming_);
   } else {
     clerk_->Notify();
@@ -93,7 +97,9 @@ void GatewayLink::OnWriteDone(bool /*ok*/) {  // a failed write: the read fails 
 void GatewayLink::OnCancel() { Close({grpc::StatusCode::CANCELLED, "the gateway has gone"}); }
 
 void GatewayLink::OnDone() {
-  const std::shared_ptr<GatewayLink> last = std::move(self_);  // may end here
+  std::shared_ptr<GatewayLink> last;  // may end here, when the lock is free
+  const std::lock_guard lock(mutex_);
+  last.swap(self_);
 }
 
 // What is left to do for a message that no gateway sends is to end the stream.

@@ -81,7 +81,6 @@ class GatewayLink final : public grpc::ServerBidiReactor<wire::FromGateway, wire
   const std::vector<protocol::WorkSink*>& sinks_;
   const std::string peer_;
   const std::shared_ptr<Signal> clerk_;
-  std::shared_ptr<GatewayLink> self_;  // gRPC's share
 
   wire::FromGateway incoming_;  // of the read that is under way
   bool said_hello_ = false;     // of the thread that reads
@@ -94,6 +93,7 @@ class GatewayLink final : public grpc::ServerBidiReactor<wire::FromGateway, wire
   bool is_torn_ = false;
 
   mutable std::mutex mutex_;                               // of all below
+  std::shared_ptr<GatewayLink> self_;                      // gRPC's share
   absl::flat_hash_map<uint64_t, std::stop_source> works_;  // not answered
   std::deque<WaitingAnswer> answers_;
   size_t unsent_bytes_ = 0;  // of answers_

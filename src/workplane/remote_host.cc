@@ -173,10 +173,19 @@ class GrpcRemoteHost final : public RemoteHost {
       signal_->WaitUntil(Clock::now() + std::chrono::hours(1));
     }
     if (was_broken && !stream.status().ok()) {
-      status = absl::UnavailableError(stream.status().error_message());
+      status = absl::UnavailableError(stream.status().error_message() + HowSpokenTo(stream));
     }
     was_up = rank_count_ > 0;
     return status;
+  }
+
+  // What gRPC says where one side alone speaks TLS is "Socket closed".
+  std::string HowSpokenTo(const WorkStream& stream) const {
+    if (rank_count_ > 0 || stream.status().error_code() != grpc::StatusCode::UNAVAILABLE) {
+      return "";
+    }
+    return options_.tls_root_certificates_file.empty() ? " (it was spoken to without TLS)"
+                                                       : " (it was spoken to with TLS)";
   }
 
   // Until the stream breaks, or is to be broken for the reason that is returned.

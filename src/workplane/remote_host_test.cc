@@ -245,10 +245,41 @@ TEST(RemoteHost, SpeaksTlsAndOnlyTls) {
   ExpectAnswered(outcome.Wait(), WorkOf(1));
   Gateway plain;
   plain.Connect(worker.address());
-  while (plain.host().status().message() == "the worker was not reached yet") {
-    std::this_thread::sleep_for(milliseconds(1));
-  }
+  plain.WaitForComplaint("without TLS");
   EXPECT_TRUE(absl::IsUnavailable(plain.host().status()));
+}
+
+// Who is not whom the gateway trusts gets no work, and costs it nothing but the attempts.
+TEST(RemoteHost, AWorkerThatShowsAnothersCertificateIsRefused) {
+  const cluster::SelfSigned trusted;
+  const cluster::SelfSigned stranger;
+  Worker worker;
+  worker.options.tls_certificate_file = stranger.certificate_file();
+  worker.options.tls_key_file = stranger.key_file();
+  worker.Start();
+  Gateway gateway;
+  gateway.options.tls_root_certificates_file = trusted.certificate_file();
+  gateway.Connect(worker.address());
+  gateway.WaitForComplaint("certificate");
+  EXPECT_TRUE(
+      absl::IsUnavailable(gateway.rank().Submit(WorkOf(1), {}, [](const auto&) { FAIL(); })));
+  EXPECT_EQ(worker.rank().brought_count(), 0u);
+}
+
+TEST(RemoteHost, AGatewayThatWantsTlsSpeaksToNoPortWithoutIt) {
+  const cluster::SelfSigned trusted;
+  Worker worker;
+  worker.Start();
+  Gateway gateway;
+  gateway.options.tls_root_certificates_file = trusted.certificate_file();
+  gateway.Connect(worker.address());
+  gateway.WaitForComplaint("with TLS");
+  Gateway plain;
+  plain.Connect(worker.address());
+  plain.WaitUp();
+  Outcome outcome;
+  ASSERT_TRUE(plain.rank().Submit(WorkOf(1), {}, outcome.Done()).ok());
+  ExpectAnswered(outcome.Wait(), WorkOf(1));
 }
 
 TEST(RemoteHost, PlainTextStaysOnPrivateNetworks) {

@@ -9,7 +9,11 @@ namespace zp::workplane {
 WorkStream::WorkStream(const std::shared_ptr<grpc::Channel>& channel,
                        const std::string& join_token,
                        std::shared_ptr<Signal> owner)
-    : stub_(wire::WorkPlane::NewStub(channel)), owner_(std::move(owner)) {
+    : stub_(wire::WorkPlane::NewStub(channel)) {
+  {
+    const std::lock_guard lock(mutex_);
+    owner_ = std::move(owner);
+  }
   context_.AddMetadata(kTokenKey, join_token);
   stub_->async()->Serve(&context_, this);
   AddHold();  // the owner writes whenever it likes, until End
@@ -67,26 +71,31 @@ grpc::Status WorkStream::status() const {
 }
 
 void WorkStream::OnReadDone(bool ok) {
+  std::shared_ptr<Signal> owner;
   {
     const std::lock_guard lock(mutex_);
+    owner = owner_;
     has_message_ = ok;
     is_broken_ = is_broken_ || !ok;
   }
-  owner_->Notify();
+  owner->Notify();
 }
 
 void WorkStream::OnWriteDone(bool ok) {
+  std::shared_ptr<Signal> owner;
   {
     const std::lock_guard lock(mutex_);
+    owner = owner_;
     is_writing_ = !ok;  // after a write has failed none may follow; the read fails soon
   }
-  owner_->Notify();
+  owner->Notify();
 }
 
 void WorkStream::OnDone(const grpc::Status& status) {
-  const std::shared_ptr<Signal> owner = owner_;  // the stream may be gone once it has ended
+  std::shared_ptr<Signal> owner;  // the stream may be gone once it has ended
   {
     const std::lock_guard lock(mutex_);
+    owner = owner_;
     status_ = status;
     has_ended_ = true;
   }

@@ -45,12 +45,12 @@ class WorkStream final : public grpc::ClientBidiReactor<wire::FromGateway, wire:
 
  private:
   const std::unique_ptr<wire::WorkPlane::Stub> stub_;
-  const std::shared_ptr<Signal> owner_;
   grpc::ClientContext context_;
   wire::FromWorker incoming_;   // of the read that is under way
   wire::FromGateway outgoing_;  // of the write that is under way
 
   mutable std::mutex mutex_;  // of all below
+  std::shared_ptr<Signal> owner_;
   bool has_message_ = false;
   bool is_writing_ = false;
   bool is_broken_ = false;
