@@ -25,11 +25,11 @@ HELD_UP_SECONDS = 10
 TOKEN = "a secret that only these tests know"
 
 
-def texts(count, seed):
+def texts(count, seed, most_words=59):
     """Texts of odd lengths that nobody has seen before."""
     words = random.Random(seed)
     return [
-        " ".join(f"w{words.randrange(5000)}" for _ in range(words.randrange(3, 60)))
+        " ".join(f"w{words.randrange(5000)}" for _ in range(words.randint(3, most_words)))
         for _ in range(count)
     ]
 
@@ -73,11 +73,14 @@ def wait_until(condition, what):
 class ClusterCase(unittest.TestCase):
     """A packed model, and processes that share it; they end with the test."""
 
+    dtype = "bf16"
+
     @classmethod
     def setUpClass(cls):
         cls.root = tempfile.TemporaryDirectory()
         cls.packed = pathlib.Path(cls.root.name, "packed")
-        subprocess.run([BINARY, "pack", str(MODEL), str(cls.packed)], check=True, capture_output=True)
+        pack = [BINARY, "pack", str(MODEL), str(cls.packed), "--dtype", cls.dtype]
+        subprocess.run(pack, check=True, capture_output=True)
         index = json.loads((cls.packed / "experts.json").read_text(encoding="utf-8"))
         cls.expert_bytes = index["expert_bytes"]
         kept = EXPERTS // 2
@@ -85,7 +88,7 @@ class ClusterCase(unittest.TestCase):
         cls.token_file = pathlib.Path(cls.root.name, "token")
         cls.token_file.write_text(TOKEN + "\n", encoding="utf-8")
         cls.inputs = texts(12, seed=1)
-        with Server() as alone:
+        with Server(flags=["--dtype", cls.dtype]) as alone:
             cls.expected = scores(alone, cls.inputs)
 
     @classmethod
@@ -275,6 +278,45 @@ class ClusterTest(ClusterCase):
                 code, log = fails_to_start(model, flags, role="worker")
                 self.assertNotEqual(code, 0, log)
                 self.assertIn(words, log)
+
+    def test_works_travel_by_tls_or_not_at_all(self):
+        """A worker whose certificate the founder does not trust gets no works; nobody else minds."""
+        if shutil.which("openssl") is None:
+            self.skipTest("openssl makes the certificates")
+        keys, certificates = zip(*(self.certificate(name) for name in ("worker", "stranger")))
+        for roots, complaint in [
+            (["--work-roots", certificates[0]], None),
+            (["--work-roots", certificates[1]], "certificate verify failed"),
+            ([], "without TLS"),
+        ]:
+            with self.subTest(complaint):
+                self.port = free_port()
+                founder = self.found(flags=roots)
+                worker = self.join(flags=["--work-cert", certificates[0], "--work-key", keys[0]])
+                wait_until(lambda: metric(founder, "zeroprefill_cluster_hosts") == 2, "two hosts")
+                wait_until(lambda: self.has_met(founder, complaint), complaint or "ranks come")
+                self.assert_answers(founder)
+                self.assert_each_answers(founder)
+                brought = metric(worker, "zeroprefill_works_total")
+                self.assertEqual(brought > 0, complaint is None)
+                for server in (founder, worker):
+                    self.assertEqual(server.stop(), 0)
+
+    def has_met(self, founder, complaint):
+        """The founder has said what is wrong with the worker's ranks, or that nothing is."""
+        log = "".join(founder.log)
+        if complaint is None:
+            return "host 1 takes works" in log
+        return re.search(f"work plane: host 1 at .*{complaint}", log, re.IGNORECASE) is not None
+
+    def certificate(self, name):
+        """Files of a key and of the certificate for 127.0.0.1 that it signed itself."""
+        files = [str(pathlib.Path(self.root.name, f"{name}.{kind}")) for kind in ("key", "pem")]
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+        command += ["-nodes", "-days", "1", "-subj", f"/CN={name}"]
+        command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", files[0], "-out", files[1]]
+        subprocess.run(command, check=True, capture_output=True)
+        return files
 
     def test_what_a_founder_must_be_told(self):
         token = ["--join-token-file", str(self.token_file)]
