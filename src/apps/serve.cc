@@ -1,6 +1,7 @@
 #include "apps/serve.h"
 
 #include <semaphore.h>
+#include <sys/resource.h>
 
 #include <chrono>
 #include <csignal>
@@ -74,6 +75,7 @@ void End(gateway::HttpServer& server, LocalModel& model, double drain_seconds) {
   model.service().StartDraining();
   const auto deadline = std::chrono::milliseconds(static_cast<int64_t>(1e3 * drain_seconds));
   const auto end = std::chrono::steady_clock::now() + deadline;
+  model.DrainWorks(std::chrono::steady_clock::now());  // tells other hosts to bring no more
   if (const size_t open_requests = server.Drain(deadline); open_requests > 0) {
     base::log::warn("{} requests are refused: the time to end is over", open_requests);
     model.RefuseWorks();
@@ -88,8 +90,18 @@ void End(gateway::HttpServer& server, LocalModel& model, double drain_seconds) {
   }
 }
 
+// A connection takes a descriptor, and the limit that shells give is often 1,024.
+void RaiseDescriptorLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+  }
+}
+
 absl::Status Serve(const ServeOptions& options) {
   base::SetLogLevel(options.log_level);
+  RaiseDescriptorLimit();
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<LocalModel> model, LocalModel::Load(options.model));
   PublishPeak(options.model);
   EndSignal end_signal;

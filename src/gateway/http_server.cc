@@ -15,6 +15,7 @@
 #include "boost/asio/strand.hpp"
 #include "boost/asio/use_awaitable.hpp"
 #include "fmt/format.h"
+#include "gateway/errors.h"
 #include "gateway/http_connection.h"
 
 namespace zp::gateway {
@@ -29,12 +30,16 @@ constexpr std::chrono::milliseconds kAcceptPause{50};  // when the system has no
 
 // Says that the server is full, without waiting for the client to read it.
 void TurnAway(tcp::socket& socket) {
-  constexpr std::string_view kFull =
-      "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
-      "Connection: close\r\n\r\n";
+  const Response response =
+      ErrorResponse(absl::UnavailableError("the server has as many connections as it takes"));
+  const std::string text = fmt::format(
+      "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/json\r\n"
+      "Content-Length: {}\r\nConnection: close\r\n\r\n{}",
+      response.body.size(),
+      response.body);
   error_code ignored;
   socket.non_blocking(true, ignored);
-  socket.send(asio::buffer(kFull), 0, ignored);
+  socket.send(asio::buffer(text), 0, ignored);
 }
 
 absl::Status Listen(tcp::acceptor& acceptor, const std::string& host, uint16_t port) {

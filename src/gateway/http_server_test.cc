@@ -277,7 +277,9 @@ TEST_F(HttpServerTest, ConnectionsBeyondTheLimitAreTurnedAway) {
   EXPECT_EQ(first->StatusOf(get), 200);
   Client second = Connect();
   EXPECT_EQ(second.StatusOf(get), 200);
-  EXPECT_EQ(Connect().Receive()->result_int(), 503u);
+  const auto turned_away = Connect().Receive();
+  EXPECT_EQ(turned_away->result_int(), 503u);
+  EXPECT_NE(turned_away->body().find("\"error\""), std::string::npos) << turned_away->body();
   first->Close();
   for (int i = 0; i < 100; ++i) {
     if (Connect().StatusOf(get) == 200) {

@@ -251,6 +251,8 @@ bool GatewayLink::Advance(Clock::time_point now) {
       return false;
     }
     is_over = is_closed_;
+    is_writing_ =
+        !is_over;  // before answers are taken: a link is not idle while one is in its hands
   }
   if (is_over) {
     reports_.reset();
@@ -258,11 +260,10 @@ bool GatewayLink::Advance(Clock::time_point now) {
     return true;
   }
   if (FillMessage()) {
-    {
-      const std::lock_guard lock(mutex_);
-      is_writing_ = true;
-    }
     StartWrite(&outgoing_);
+  } else {
+    const std::lock_guard lock(mutex_);
+    is_writing_ = false;
   }
   return false;
 }
