@@ -1,6 +1,6 @@
 // Times every operation at the shapes of Qwen3-30B-A3B: one JSON line per case, on all threads.
 //
-//   bench_ops [threads] [rows]
+//   bench_ops [threads] [rows] [bf16|f32]
 //
 // Cases run in turn, several times over; each line gives the median, and products their share of
 // the peak measured in the same run.
@@ -65,14 +65,15 @@ void Print(Case& c, int64_t rows, const Kernels& kernels, double peak_flops) {
 // All the memory the cases share.
 class Bench {
  public:
-  Bench(int thread_count, int64_t rows)
+  Bench(int thread_count, int64_t rows, spec::DType dtype)
       : rows_(rows),
+        dtype_(dtype),
         pool_(thread_count),
-        kernels_(CreateKernels(spec::DType::kBf16, pool_).value()),
-        x_(RandomMatrix(random_, spec::DType::kBf16, rows, kModelDim)),
-        heads_(RandomMatrix(random_, spec::DType::kBf16, rows, kQueryDim)),
+        kernels_(CreateKernels(dtype, pool_).value()),
+        x_(RandomMatrix(random_, dtype, rows, kModelDim)),
+        heads_(RandomMatrix(random_, dtype, rows, kQueryDim)),
         residual_(RandomMatrix(random_, spec::DType::kF32, rows, kModelDim)),
-        wide_(MakeMatrix(spec::DType::kBf16, rows, kQueryDim)),
+        wide_(MakeMatrix(dtype, rows, kQueryDim)),
         router_logits_(RandomMatrix(random_, spec::DType::kF32, rows, kExpertCount)),
         logits_(RandomMatrix(random_, spec::DType::kF32, kLogitRows, kVocabCount)),
         norm_weight_(kModelDim, 1.0f),
@@ -94,7 +95,7 @@ class Bench {
     double peak_flops = 0;
     std::vector<Case> cases = Cases();
     for (int round = 0; round <= kRounds; ++round) {
-      peak_flops = std::max(peak_flops, MeasurePeakFlops(spec::DType::kBf16, pool_, 0.1));
+      peak_flops = std::max(peak_flops, MeasurePeakFlops(dtype_, pool_, 0.1));
       for (Case& c : cases) {
         const double seconds = TimeOnce(c.run);
         if (round > 0) {  // the first fills caches and scratch memory
@@ -201,6 +202,7 @@ class Bench {
   }
 
   const int64_t rows_;
+  const spec::DType dtype_;
   std::mt19937 random_{1};
   base::ThreadPool pool_;
   std::unique_ptr<Kernels> kernels_;
@@ -224,10 +226,13 @@ class Bench {
 int main(int argc, char** argv) {
   const int thread_count = argc > 1 ? std::atoi(argv[1]) : 2;
   const int64_t rows = argc > 2 ? std::atoll(argv[2]) : 2048;
-  if (thread_count < 1 || rows < 1) {
-    fmt::print(stderr, "usage: bench_ops [threads] [rows]\n");
+  const std::string dtype = argc > 3 ? argv[3] : "bf16";
+  if (thread_count < 1 || rows < 1 || (dtype != "bf16" && dtype != "f32")) {
+    fmt::print(stderr, "usage: bench_ops [threads] [rows] [bf16|f32]\n");
     return 1;
   }
-  zp::ops::cpu::Bench(thread_count, rows).Run();
+  zp::ops::cpu::Bench(
+      thread_count, rows, dtype == "f32" ? zp::spec::DType::kF32 : zp::spec::DType::kBf16)
+      .Run();
   return 0;
 }

@@ -23,14 +23,18 @@ int64_t CeilDiv(int64_t value, int64_t unit) { return (value + unit - 1) / unit;
 
 class CpuKernels final : public Kernels {
  public:
-  CpuKernels(spec::DType activation_dtype, base::ThreadPool& pool)
+  CpuKernels(spec::DType activation_dtype, spec::DType product_dtype, base::ThreadPool& pool)
       : activation_dtype_(activation_dtype),
         pool_(pool),
-        product_(
-            activation_dtype, OneDnnProduct::WeightDTypeFor(activation_dtype), pool.thread_count()),
+        product_(activation_dtype, product_dtype, pool.thread_count()),
         expert_ffn_(activation_dtype, product_, pool),
         attention_(activation_dtype, pool),
-        name_(fmt::format("cpu/{} ({})", NameOf(activation_dtype), product_.name())) {}
+        name_(activation_dtype == product_dtype
+                  ? fmt::format("cpu/{} ({})", NameOf(activation_dtype), product_.name())
+                  : fmt::format("cpu/{} weights, {} products ({})",
+                                NameOf(activation_dtype),
+                                NameOf(product_dtype),
+                                product_.name())) {}
 
   std::string_view name() const override { return name_; }
   spec::DType activation_dtype() const override { return activation_dtype_; }
@@ -195,27 +199,27 @@ class CpuKernels final : public Kernels {
     ZP_CHECK(x.dtype == activation_dtype_ && x.cols == weight.in_dim) << x.cols;
     ZP_CHECK(y.rows == x.rows && y.cols == weight.out_dim) << y.rows << "x" << y.cols;
     const int64_t panel_count = product_.panel_count(weight.out_dim, /*gated=*/false);
-    const int64_t block_count = RowBlockCount(x.rows);
-    if (block_count == 0) {
+    const int64_t blocks_per_run = product_.blocks_per_run(/*is_fp8=*/false);
+    const int64_t run_count = RowRunCount(x.rows, blocks_per_run);
+    if (run_count == 0) {
       return;
     }
     const int64_t split_count = std::clamp<int64_t>(
-        CeilDiv(kTasksPerThread * pool_.thread_count(), block_count), 1, panel_count);
-    pool_.ParallelFor(block_count * split_count, [&](int64_t task, int worker) {
-      const int64_t block = task / split_count;
+        CeilDiv(kTasksPerThread * pool_.thread_count(), run_count), 1, panel_count);
+    pool_.ParallelFor(run_count * split_count, [&](int64_t task, int worker) {
+      const RowRange rows = RowRun(x.rows, task / split_count, blocks_per_run);
       const int64_t split = task % split_count;
-      const int64_t row_begin = RowBlockBegin(x.rows, block);
-      const int64_t row_count = RowBlockBegin(x.rows, block + 1) - row_begin;
-      product_.Run(
-          worker,
-          {.data = x.Rows(row_begin, 0).data, .row_stride = x.row_stride, .rows = row_count},
-          {.data = weight.data, .out_dim = weight.out_dim, .in_dim = weight.in_dim},
-          {.begin = panel_count * split / split_count,
-           .end = panel_count * (split + 1) / split_count},
-          {.data = y.Rows(row_begin, 0).data,
-           .dtype = y.dtype,
-           .row_stride = y.row_stride,
-           .add = add});
+      product_.Run(worker,
+                   {.data = x.Rows(rows.begin, 0).data,
+                    .row_stride = x.row_stride,
+                    .rows = rows.end - rows.begin},
+                   {.data = weight.data, .out_dim = weight.out_dim, .in_dim = weight.in_dim},
+                   {.begin = panel_count * split / split_count,
+                    .end = panel_count * (split + 1) / split_count},
+                   {.data = y.Rows(rows.begin, 0).data,
+                    .dtype = y.dtype,
+                    .row_stride = y.row_stride,
+                    .add = add});
     });
   }
 
@@ -227,15 +231,27 @@ class CpuKernels final : public Kernels {
   const std::string name_;
 };
 
+absl::StatusOr<std::unique_ptr<Kernels>> Create(spec::DType activation_dtype,
+                                                spec::DType product_dtype,
+                                                base::ThreadPool& pool) {
+  if (activation_dtype == spec::DType::kF16) {
+    return absl::InvalidArgumentError("activation dtype f16 is not supported: use bf16 or f32");
+  }
+  std::unique_ptr<Kernels> kernels =
+      std::make_unique<CpuKernels>(activation_dtype, product_dtype, pool);
+  return kernels;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Kernels>> CreateKernels(spec::DType activation_dtype,
                                                        base::ThreadPool& pool) {
-  if (activation_dtype == spec::DType::kF16) {
-    return absl::InvalidArgumentError("activation dtype f16 is not supported: use bf16 or f32");
-  }
-  std::unique_ptr<Kernels> kernels = std::make_unique<CpuKernels>(activation_dtype, pool);
-  return kernels;
+  return Create(activation_dtype, OneDnnProduct::FastestFor(activation_dtype), pool);
+}
+
+absl::StatusOr<std::unique_ptr<Kernels>> CreateKernelsWithF32Products(spec::DType activation_dtype,
+                                                                      base::ThreadPool& pool) {
+  return Create(activation_dtype, spec::DType::kF32, pool);
 }
 
 }  // namespace zp::ops::cpu

@@ -24,8 +24,12 @@ constexpr spec::DType kBf16 = spec::DType::kBf16;
 constexpr spec::DType kF32 = spec::DType::kF32;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-std::string NameOfDType(const testing::TestParamInfo<spec::DType>& info) {
-  return std::string(NameOf(info.param));
+// How a CPU computes: in the way that suits it, or as any CPU without bf16 instructions does.
+enum class Form { kBf16, kBf16AsF32, kF32 };
+
+std::string NameOfForm(const testing::TestParamInfo<Form>& info) {
+  constexpr std::array kNames = {"Bf16", "Bf16AsF32", "F32"};
+  return kNames[static_cast<size_t>(info.param)];
 }
 
 double LargestMagnitude(const ConstMatrix& m) {
@@ -168,15 +172,21 @@ TestBank PackFp8Bank(const Kernels& kernels,
   return bank;
 }
 
-class CpuKernelsTest : public testing::TestWithParam<spec::DType> {
+class CpuKernelsTest : public testing::TestWithParam<Form> {
  protected:
   void SetUp() override {
     std::cout << "seed " << seed_ << "\n";
-    kernels_ = CreateKernels(GetParam(), pool_).value();
-    single_thread_kernels_ = CreateKernels(GetParam(), single_thread_).value();
+    kernels_ = Create(pool_);
+    single_thread_kernels_ = Create(single_thread_);
   }
 
-  bool is_bf16() const { return GetParam() == kBf16; }
+  std::unique_ptr<Kernels> Create(base::ThreadPool& pool) const {
+    return GetParam() == Form::kBf16AsF32 ? CreateKernelsWithF32Products(kBf16, pool).value()
+                                          : CreateKernels(dtype(), pool).value();
+  }
+
+  spec::DType dtype() const { return GetParam() == Form::kF32 ? kF32 : kBf16; }
+  bool is_bf16() const { return dtype() == kBf16; }
   double tolerance(spec::DType stored) const { return stored == kBf16 ? 0x1p-8 : 1e-5; }
 
   OwnedMatrix Random(spec::DType dtype, int64_t rows, int64_t cols, float scale = 1.0f) {
@@ -202,14 +212,14 @@ TEST_P(CpuKernelsTest, MatMulEqualsReferenceAndDoesNotDependOnThreads) {
   for (const auto [rows, out_dim, in_dim] : {std::array<int64_t, 3>{1, 1000, 96},
                                              std::array<int64_t, 3>{300, 40, 960},
                                              std::array<int64_t, 3>{77, 333, 65}}) {
-    const OwnedMatrix x = Random(GetParam(), rows, in_dim);
+    const OwnedMatrix x = Random(dtype(), rows, in_dim);
     const OwnedMatrix wide_x = CopyAs(kF32, x.view);
     const OwnedMatrix weight = Random(kBf16, out_dim, in_dim);
     const memory::Buffer packed = Pack(*kernels_, weight.view);
     const memory::Buffer plain = Pack(*reference_, weight.view);
     const OwnedMatrix expected = MakeMatrix(kF32, rows, out_dim);
     reference_->MatMul(wide_x.view, {plain.data(), out_dim, in_dim}, expected.view);
-    for (const spec::DType out_dtype : {GetParam(), kF32}) {
+    for (const spec::DType out_dtype : {dtype(), kF32}) {
       const OwnedMatrix y = MakeMatrix(out_dtype, rows, out_dim);
       kernels_->MatMul(x.view, {packed.data(), out_dim, in_dim}, y.view);
       ExpectNear(y.view, expected.view, tolerance(out_dtype));
@@ -221,7 +231,7 @@ TEST_P(CpuKernelsTest, MatMulEqualsReferenceAndDoesNotDependOnThreads) {
 }
 
 TEST_P(CpuKernelsTest, MatMulAddAddsInPlace) {
-  const OwnedMatrix x = Random(GetParam(), 50, 72);
+  const OwnedMatrix x = Random(dtype(), 50, 72);
   const OwnedMatrix weight = Random(kBf16, 90, 72);
   const OwnedMatrix y = Random(kF32, 50, 90);
   const OwnedMatrix expected = CopyAs(kF32, y.view);
@@ -233,17 +243,17 @@ TEST_P(CpuKernelsTest, MatMulAddAddsInPlace) {
 }
 
 TEST_P(CpuKernelsTest, MatMulReadsAndWritesColumnsOfWiderMatrices) {
-  const OwnedMatrix x = Random(GetParam(), 20, 100);
+  const OwnedMatrix x = Random(dtype(), 20, 100);
   const OwnedMatrix weight = Random(kBf16, 30, 36);
-  const OwnedMatrix y = Random(GetParam(), 20, 80);
-  const OwnedMatrix before = CopyAs(GetParam(), y.view);
+  const OwnedMatrix y = Random(dtype(), 20, 80);
+  const OwnedMatrix before = CopyAs(dtype(), y.view);
   const memory::Buffer packed = Pack(*kernels_, weight.view);
   const memory::Buffer plain = Pack(*reference_, weight.view);
   const OwnedMatrix expected = MakeMatrix(kF32, 20, 30);
   reference_->MatMul(
       CopyAs(kF32, x.view.Columns(11, 36)).view, {plain.data(), 30, 36}, expected.view);
   kernels_->MatMul(x.view.Columns(11, 36), {packed.data(), 30, 36}, y.view.Columns(7, 30));
-  ExpectNear(y.view.Columns(7, 30), expected.view, tolerance(GetParam()));
+  ExpectNear(y.view.Columns(7, 30), expected.view, tolerance(dtype()));
   EXPECT_TRUE(BitEqual(y.view.Columns(0, 7), before.view.Columns(0, 7)));
   EXPECT_TRUE(BitEqual(y.view.Columns(37, 43), before.view.Columns(37, 43)));
 }
@@ -252,7 +262,7 @@ TEST_P(CpuKernelsTest, ExpertFfnEqualsReferenceAndLeavesMissingExpertsAlone) {
   constexpr int64_t kRows = 150;
   for (const auto [model_dim, expert_dim, expert_count, experts_per_token] :
        {std::array<int64_t, 4>{88, 40, 60, 4}, std::array<int64_t, 4>{128, 96, 16, 2}}) {
-    const OwnedMatrix x = Random(GetParam(), kRows, model_dim);
+    const OwnedMatrix x = Random(dtype(), kRows, model_dim);
     const TestExperts experts = MakeExperts(random_, expert_count, model_dim, expert_dim);
     const TestRouting routing = MakeRouting(kRows, experts_per_token);
     const OwnedMatrix router_logits = Random(kF32, kRows, expert_count);
@@ -282,7 +292,7 @@ TEST_P(CpuKernelsTest, ExpertFfnIn8BitsEqualsTheReferenceAndTheWidenedWeightsToT
                         Case{33, 65, 37, 5, 2, {128, 128}},
                         Case{40, 600, 300, 3, 1, {128, 128}},
                         Case{1500, 24, 48, 2, 2, {16, 5}}}) {
-    const OwnedMatrix x = Random(GetParam(), c.rows, c.model_dim);
+    const OwnedMatrix x = Random(dtype(), c.rows, c.model_dim);
     const TestFp8Experts experts =
         MakeFp8Experts(random_, c.expert_count, c.model_dim, c.expert_dim, c.blocks);
     const TestRouting routing = MakeRouting(c.rows, c.experts_per_token);
@@ -322,7 +332,7 @@ TEST_P(CpuKernelsTest, ExpertsIn8BitsTakeAByteANumber) {
 TEST_P(CpuKernelsTest, ExpertFfnRowsAreBitEqualAloneAndInACrowd) {
   constexpr int64_t kRows = 400;
   constexpr int64_t kK = 3;
-  const OwnedMatrix x = Random(GetParam(), kRows, 104);
+  const OwnedMatrix x = Random(dtype(), kRows, 104);
   const OwnedMatrix residual = Random(kF32, kRows, 104);
   const TestExperts experts = MakeExperts(random_, 7, 104, 72);
   const TestRouting routing = MakeRouting(kRows, kK);
@@ -347,7 +357,7 @@ TEST_P(CpuKernelsTest, ExpertFfnRowsAreBitEqualAloneAndInACrowd) {
 TEST_P(CpuKernelsTest, ExpertFfnInPartsOfTheExpertsAddsUp) {
   constexpr int64_t kRows = 90;
   constexpr int64_t kExperts = 11;
-  const OwnedMatrix x = Random(GetParam(), kRows, 88);
+  const OwnedMatrix x = Random(dtype(), kRows, 88);
   const TestExperts experts = MakeExperts(random_, kExperts, 88, 40);
   const TestRouting routing = MakeRouting(kRows, 3);
   kernels_->RouteExperts(Random(kF32, kRows, kExperts).view, true, routing.view);
@@ -374,7 +384,7 @@ TEST_P(CpuKernelsTest, ExpertFfnInPartsOfTheExpertsAddsUp) {
 }
 
 TEST_P(CpuKernelsTest, DenseFfnIsABankOfOneExpert) {
-  const OwnedMatrix x = Random(GetParam(), 33, 64);
+  const OwnedMatrix x = Random(dtype(), 33, 64);
   const TestExperts experts = MakeExperts(random_, 1, 64, 200);
   TestRouting routing = MakeRouting(33, 1);
   std::fill(routing.expert_weights.begin(), routing.expert_weights.end(), 1.0f);
@@ -407,7 +417,7 @@ TEST_P(CpuKernelsTest, RmsNormEqualsReference) {
     const std::span<const float> weights(weight.view.row<float>(0), dim);
     const OwnedMatrix expected = MakeMatrix(kF32, 21, dim);
     reference_->RmsNorm(x.view, weights, 1e-6f, expected.view);
-    for (const spec::DType out_dtype : {GetParam(), kF32}) {
+    for (const spec::DType out_dtype : {dtype(), kF32}) {
       const OwnedMatrix y = MakeMatrix(out_dtype, 21, dim);
       kernels_->RmsNorm(x.view, weights, 1e-6f, y.view);
       ExpectNear(y.view, expected.view, tolerance(out_dtype));
@@ -431,11 +441,11 @@ TEST_P(CpuKernelsTest, HeadNormRopeEqualsReferenceWithAndWithoutNorm) {
     const std::vector<int32_t> positions = {0, 49, 7, 7, 13};
     for (const int64_t norm_count : {0, head_dim}) {
       const std::span<const float> norm(weight.view.row<float>(0), norm_count);
-      const OwnedMatrix heads = Random(GetParam(), 5, int64_t{3} * head_dim);
+      const OwnedMatrix heads = Random(dtype(), 5, int64_t{3} * head_dim);
       const OwnedMatrix expected = CopyAs(kF32, heads.view);
       reference_->HeadNormRope(expected.view, head_dim, norm, 1e-6f, positions, rope);
       kernels_->HeadNormRope(heads.view, head_dim, norm, 1e-6f, positions, rope);
-      ExpectNear(heads.view, expected.view, tolerance(GetParam()));
+      ExpectNear(heads.view, expected.view, tolerance(dtype()));
     }
   }
 }
@@ -505,7 +515,7 @@ TEST_P(CpuKernelsTest, NanAmongLogitsMakesTheSumNanAndComesLastInTheTop) {
 }
 
 TEST_P(CpuKernelsTest, ColumnLogitsEqualReference) {
-  const OwnedMatrix x = Random(GetParam(), 1, 203);
+  const OwnedMatrix x = Random(dtype(), 1, 203);
   const OwnedMatrix table = Random(kBf16, 40, 203);
   const OwnedMatrix f32_table = CopyAs(kF32, table.view);
   const std::vector<spec::TokenId> columns = {39, 0, 11, 11};
@@ -519,7 +529,7 @@ TEST_P(CpuKernelsTest, ColumnLogitsEqualReference) {
 }
 
 TEST_P(CpuKernelsTest, NanInOneRowOfAProductStaysThere) {
-  const OwnedMatrix x = Random(GetParam(), 30, 64);
+  const OwnedMatrix x = Random(dtype(), 30, 64);
   StoreElement(x.view, 11, 3, kNan);
   const memory::Buffer packed = Pack(*kernels_, Random(kBf16, 32, 64).view);
   const OwnedMatrix y = MakeMatrix(kF32, 30, 32);
@@ -529,13 +539,28 @@ TEST_P(CpuKernelsTest, NanInOneRowOfAProductStaysThere) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(DTypes, CpuKernelsTest, testing::Values(kBf16, kF32), NameOfDType);
+INSTANTIATE_TEST_SUITE_P(Forms,
+                         CpuKernelsTest,
+                         testing::Values(Form::kBf16, Form::kBf16AsF32, Form::kF32),
+                         NameOfForm);
 
 TEST(CreateKernelsTest, RefusesF16AndNamesItsImplementation) {
   base::ThreadPool pool(1);
   EXPECT_EQ(CreateKernels(spec::DType::kF16, pool).status().code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(CreateKernels(kF32, pool).value()->name()), testing::HasSubstr("f32"));
+}
+
+TEST(CreateKernelsTest, F32ProductsOfBf16WeightsHaveANameAndALayoutOfTheirOwn) {
+  base::ThreadPool pool(1);
+  const std::unique_ptr<Kernels> kernels = CreateKernelsWithF32Products(kBf16, pool).value();
+  const std::unique_ptr<Kernels> f32_kernels = CreateKernels(kF32, pool).value();
+  EXPECT_EQ(kernels->activation_dtype(), kBf16);
+  EXPECT_THAT(std::string(kernels->name()), testing::HasSubstr("bf16 weights, f32 products"));
+  EXPECT_THAT(kernels->layout_name(), testing::HasSubstr("bf16 in the order of f32"));
+  EXPECT_NE(kernels->layout_name(), f32_kernels->layout_name());
+  EXPECT_EQ(2 * kernels->expert_layout(2048, 768).bytes,
+            f32_kernels->expert_layout(2048, 768).bytes);
 }
 
 // How fast is a benchmark's affair.

@@ -15,12 +15,9 @@ constexpr int64_t kInnerBytes = int64_t{128} << 20;
 constexpr int64_t kTasksPerThread = 8;
 // Down strips: wide enough for a block of inner rows to be read from L2 most of the time.
 constexpr int64_t kStripColumns = 256;
-// In 8 bits: blocks of rows for which a weight is widened once: enough for widening to be little
-// beside multiplying, few enough for the rows of one expert to be shared among threads.
-constexpr int64_t kFp8RowBlocks = 4;
-// In 8 bits: fewer ranges of tokens, since the down weights are widened for each.
 constexpr int64_t kDownTasksPerThread = kTasksPerThread / 2;
-constexpr int64_t kFp8DownTasksPerThread = 2;
+// Where weights are widened: fewer ranges of tokens, since each widens the down weights anew.
+constexpr int64_t kWidenedDownTasksPerThread = 2;
 
 size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
@@ -36,11 +33,7 @@ Routing RowsOf(const Routing& routing, int64_t begin, int64_t count) {
 }  // namespace
 
 ExpertFfn::ExpertFfn(spec::DType activation_dtype, OneDnnProduct& product, base::ThreadPool& pool)
-    : activation_dtype_(activation_dtype),
-      product_(product),
-      pool_(pool),
-      fp8_panels_(product),
-      widened_(pool.thread_count()) {}
+    : activation_dtype_(activation_dtype), product_(product), pool_(pool), fp8_panels_(product) {}
 
 ExpertLayout ExpertFfn::Layout(int64_t model_dim,
                                int64_t expert_dim,
@@ -127,7 +120,7 @@ void ExpertFfn::Run(const ConstMatrix& x,
     if (experts_.empty()) {
       continue;  // no row of this chunk goes to any expert
     }
-    PlanGateUp(expert_dim, bank.layout.fp8_blocks.has_value() ? kFp8RowBlocks : 1);
+    PlanGateUp(expert_dim);
     RunGateUp(x.Rows(begin, count), bank);
     RunDown(bank, residual.Rows(begin, count));
   }
@@ -140,39 +133,23 @@ void ExpertFfn::PrepareParts(const ExpertLayout& layout) {
               .in_dim = layout.model_dim,
               .gated = true};
   down_ = {.offset = layout.down_offset, .out_dim = layout.model_dim, .in_dim = layout.expert_dim};
+  blocks_per_run_ = product_.blocks_per_run(layout.fp8_blocks.has_value());
   if (!layout.fp8_blocks.has_value()) {
     return;
   }
   down_.scales_offset = layout.scales_offset + 2 * layout.gate_scale_count() * sizeof(float);
-  size_t largest_bytes = 0;
   for (Part* part : {&gate_up_, &down_}) {
     part->plan = &fp8_panels_.PlanFor(part->out_dim, part->in_dim, part->gated, *layout.fp8_blocks);
-    largest_bytes =
-        std::max(largest_bytes, product_.packed_bytes(part->out_dim, part->in_dim, part->gated));
-  }
-  for (memory::Buffer& buffer : widened_) {
-    buffer.EnsureBytes(largest_bytes, "widened experts");  // pages that are not needed cost nothing
   }
 }
 
-ProductWeight ExpertFfn::Panels(int worker,
-                                const std::byte* blob,
-                                const Part& part,
-                                PanelRange panels) {
-  ProductWeight weight{.data = blob + part.offset,
-                       .out_dim = part.out_dim,
-                       .in_dim = part.in_dim,
-                       .gated = part.gated};
-  if (part.plan != nullptr) {
-    fp8_panels_.Widen(*part.plan,
-                      weight.data,
-                      reinterpret_cast<const float*>(blob + part.scales_offset),
-                      panels,
-                      widened_[worker].data());
-    weight.data = widened_[worker].data();
-    weight.first_panel = panels.begin;
-  }
-  return weight;
+ProductWeight ExpertFfn::WeightOf(const std::byte* blob, const Part& part) {
+  return {.data = blob + part.offset,
+          .out_dim = part.out_dim,
+          .in_dim = part.in_dim,
+          .gated = part.gated,
+          .fp8_plan = part.plan,
+          .fp8_scales = reinterpret_cast<const float*>(blob + part.scales_offset)};
 }
 
 void ExpertFfn::GroupRows(const Routing& routing, int64_t expert_count) {
@@ -203,9 +180,9 @@ void ExpertFfn::GroupRows(const Routing& routing, int64_t expert_count) {
   }
 }
 
-void ExpertFfn::PlanGateUp(int64_t expert_dim, int64_t blocks_per_task) {
+void ExpertFfn::PlanGateUp(int64_t expert_dim) {
   const auto row_task_count = [&](const ExpertRows& rows) {
-    return CeilDiv(RowBlockCount(rows.end - rows.begin), blocks_per_task);
+    return RowRunCount(rows.end - rows.begin, blocks_per_run_);
   };
   int64_t row_tasks = 0;
   for (const ExpertRows& rows : experts_) {
@@ -224,12 +201,11 @@ void ExpertFfn::PlanGateUp(int64_t expert_dim, int64_t blocks_per_task) {
   for (const ExpertRows& rows : experts) {
     const int64_t count = rows.end - rows.begin;
     for (int64_t task = 0; task < row_task_count(rows) * split_count; ++task) {
-      const int64_t first_block = task / split_count * blocks_per_task;
-      const int64_t end_block = std::min(first_block + blocks_per_task, RowBlockCount(count));
+      const RowRange run = RowRun(count, task / split_count, blocks_per_run_);
       const int64_t split = task % split_count;
       gate_up_tasks_.push_back({.rows = {.expert = rows.expert,
-                                         .begin = rows.begin + RowBlockBegin(count, first_block),
-                                         .end = rows.begin + RowBlockBegin(count, end_block)},
+                                         .begin = rows.begin + run.begin,
+                                         .end = rows.begin + run.end},
                                 .panels = {.begin = panel_count * split / split_count,
                                            .end = panel_count * (split + 1) / split_count}});
     }
@@ -243,22 +219,16 @@ void ExpertFfn::RunGateUp(const ConstMatrix& x, const ExpertBank& bank) {
     const GateUpTask& task = gate_up_tasks_[index];
     const std::byte* blob = bank.blobs[task.rows.expert];
     ZP_CHECK(blob != nullptr) << "expert " << task.rows.expert;
-    const ProductWeight weight = Panels(worker, blob, gate_up_, task.panels);
-    const int64_t count = task.rows.end - task.rows.begin;
-    for (int64_t block = 0; block < RowBlockCount(count); ++block) {
-      const int64_t begin = task.rows.begin + RowBlockBegin(count, block);
-      const int64_t end = task.rows.begin + RowBlockBegin(count, block + 1);
-      product_.Run(worker,
-                   {.data = x.data,
-                    .row_stride = x.row_stride,
-                    .ids = rows_.data() + begin,
-                    .rows = end - begin},
-                   weight,
-                   task.panels,
-                   {.data = inner_.data() + begin * inner_row_bytes,
-                    .dtype = activation_dtype_,
-                    .row_stride = expert_dim});
-    }
+    product_.Run(worker,
+                 {.data = x.data,
+                  .row_stride = x.row_stride,
+                  .ids = rows_.data() + task.rows.begin,
+                  .rows = task.rows.end - task.rows.begin},
+                 WeightOf(blob, gate_up_),
+                 task.panels,
+                 {.data = inner_.data() + task.rows.begin * inner_row_bytes,
+                  .dtype = activation_dtype_,
+                  .row_stride = expert_dim});
   };
   pool_.ParallelFor(static_cast<int64_t>(gate_up_tasks_.size()), run_task);
 }
@@ -269,7 +239,7 @@ void ExpertFfn::RunDown(const ExpertBank& bank, const Matrix& residual) {
   const int64_t strip_count = CeilDiv(panel_count, strip_panels);
   // Ranges of tokens make more tasks where strips alone are too few, but shrink each product.
   const int64_t tasks_per_thread =
-      bank.layout.fp8_blocks.has_value() ? kFp8DownTasksPerThread : kDownTasksPerThread;
+      blocks_per_run_ > 1 ? kWidenedDownTasksPerThread : kDownTasksPerThread;
   const int64_t range_count =
       pool_.thread_count() == 1
           ? 1
@@ -305,21 +275,19 @@ void ExpertFfn::RunDownStrip(int worker,
     if (begin == end) {
       continue;
     }
-    const ProductWeight weight = Panels(worker, bank.blobs[expert.expert], down_, panels);
-    for (int64_t block = 0; block < RowBlockCount(end - begin); ++block) {
-      const int64_t block_begin = begin + RowBlockBegin(end - begin, block);
-      const int64_t block_end = begin + RowBlockBegin(end - begin, block + 1);
+    for (int64_t run = 0; run < RowRunCount(end - begin, blocks_per_run_); ++run) {
+      const RowRange rows = RowRun(end - begin, run, blocks_per_run_);
       product_.Run(worker,
-                   {.data = inner_.data() + block_begin * inner_row_bytes,
+                   {.data = inner_.data() + (begin + rows.begin) * inner_row_bytes,
                     .row_stride = expert_dim,
-                    .rows = block_end - block_begin},
-                   weight,
+                    .rows = rows.end - rows.begin},
+                   WeightOf(bank.blobs[expert.expert], down_),
                    panels,
                    {.data = residual.data,
                     .row_stride = residual.row_stride,
-                    .ids = rows_.data() + block_begin,
+                    .ids = rows_.data() + begin + rows.begin,
                     .add = true,
-                    .weights = weights_.data() + block_begin});
+                    .weights = weights_.data() + begin + rows.begin});
     }
   }
 }

@@ -6,9 +6,8 @@
 // two threads write one place, a row's sum has an order of its own, and no buffer of
 // [rows * experts_per_token, model_dim] is needed.
 //
-// Experts in 8 bits are widened right before their products, by the thread that multiplies, into
-// memory of its own: once for up to kFp8RowBlocks blocks of rows in the first pass, once for each
-// strip and range of tokens in the second. Only what is hit is widened.
+// Where the product widens weights, a task has more rows (OneDnnProduct::blocks_per_run), and there
+// are fewer ranges of tokens: each widens the down weights anew. Only what is hit is widened.
 //
 // Thread safety: layout and packing are const and may run anywhere; Run from one thread.
 // Ownership: scratch memory is the object's; `product` and `pool` must outlive it.
@@ -68,13 +67,11 @@ class ExpertFfn {
     const WidenPlan* plan = nullptr;  // of 8-bit numbers
   };
 
-  // Which parts the bank's experts have, and memory to widen them.
+  // Which parts the bank's experts have.
   void PrepareParts(const ExpertLayout& layout);
-  // An expert's panels as the product reads them: where they lie, or widened into the worker's
-  // memory, where they stay until its next call.
-  ProductWeight Panels(int worker, const std::byte* blob, const Part& part, PanelRange panels);
+  static ProductWeight WeightOf(const std::byte* blob, const Part& part);
   void GroupRows(const Routing& routing, int64_t expert_count);
-  void PlanGateUp(int64_t expert_dim, int64_t blocks_per_task);
+  void PlanGateUp(int64_t expert_dim);
   void RunGateUp(const ConstMatrix& x, const ExpertBank& bank);
   void RunDown(const ExpertBank& bank, const Matrix& residual);
   void RunDownStrip(int worker,
@@ -91,10 +88,10 @@ class ExpertFfn {
 
   Part gate_up_;
   Part down_;
-  std::vector<memory::Buffer> widened_;  // by worker
-  std::vector<ExpertRows> experts_;      // those with rows, by rising id
-  std::vector<int32_t> rows_;            // [rows * experts_per_token], by expert, then rising
-  std::vector<float> weights_;           // beside rows_
+  int64_t blocks_per_run_ = 1;
+  std::vector<ExpertRows> experts_;  // those with rows, by rising id
+  std::vector<int32_t> rows_;        // [rows * experts_per_token], by expert, then rising
+  std::vector<float> weights_;       // beside rows_
   std::vector<GateUpTask> gate_up_tasks_;
   memory::Buffer inner_;  // [rows * experts_per_token, expert_dim], as rows_
 };

@@ -56,12 +56,7 @@ std::vector<std::byte> BytesAt(std::span<const uint32_t> numbers, int shift) {
 Fp8Panels::Fp8Panels(const OneDnnProduct& product) : product_(product) {}
 
 size_t Fp8Panels::packed_bytes(int64_t out_dim, int64_t in_dim, bool gated) const {
-  return product_.packed_bytes(out_dim, in_dim, gated) / spec::SizeOf(product_.weight_dtype());
-}
-
-size_t Fp8Panels::widened_bytes(const WidenPlan& plan, PanelRange panels) const {
-  return (plan.first_numbers[panels.end] - plan.first_numbers[panels.begin]) *
-         spec::SizeOf(product_.weight_dtype());
+  return product_.packed_bytes(out_dim, in_dim, gated) / spec::SizeOf(product_.dtype());
 }
 
 void Fp8Panels::Pack(const Fp8Matrix& weight,
@@ -84,7 +79,7 @@ void Fp8Panels::PackBytes(std::span<const std::byte> weight,
   const memory::Buffer weight_numbers = AsNumbers(weight);
   const memory::Buffer up_numbers = gated ? AsNumbers(up) : memory::Buffer();
   const ConstMatrix up_matrix = MatrixOf(up_numbers, out_dim, in_dim);
-  const spec::DType dtype = product_.weight_dtype();
+  const spec::DType dtype = product_.dtype();
   const memory::Buffer wide(packed.size() * spec::SizeOf(dtype), "packing");
   product_.Pack(
       MatrixOf(weight_numbers, out_dim, in_dim), gated ? &up_matrix : nullptr, wide.bytes());
@@ -128,8 +123,7 @@ WidenPlan Fp8Panels::MakePlan(int64_t out_dim,
   WidenPlan plan;
   const int64_t panel_count = product_.panel_count(out_dim, gated);
   for (int64_t panel = 0; panel < panel_count; ++panel) {
-    plan.first_numbers.push_back(product_.PanelOffset(panel, in_dim) /
-                                 spec::SizeOf(product_.weight_dtype()));
+    plan.first_numbers.push_back(product_.PanelBegin(panel, in_dim));
   }
   plan.first_numbers.push_back(packed.size());
   for (int64_t panel = 0; panel < panel_count; ++panel) {
@@ -144,21 +138,6 @@ WidenPlan Fp8Panels::MakePlan(int64_t out_dim,
   }
   plan.first_runs.push_back(plan.runs.size());
   return plan;
-}
-
-void Fp8Panels::Widen(const WidenPlan& plan,
-                      const std::byte* packed,
-                      const float* scales,
-                      PanelRange panels,
-                      std::byte* widened) const {
-  const spec::DType dtype = product_.weight_dtype();
-  packed += plan.first_numbers[panels.begin];
-  for (size_t i = plan.first_runs[panels.begin]; i < plan.first_runs[panels.end]; ++i) {
-    const auto [count, scale] = plan.runs[i];
-    WidenFp8(packed, count, scale == ScaleRun::kPadding ? 1.0f : scales[scale], dtype, widened);
-    packed += count;
-    widened += count * spec::SizeOf(dtype);
-  }
 }
 
 }  // namespace zp::ops::cpu
