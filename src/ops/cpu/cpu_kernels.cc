@@ -18,6 +18,8 @@ namespace {
 // A task of row-wise work: some tens of microseconds.
 constexpr int64_t kRowsPerTask = 16;
 constexpr int64_t kTasksPerThread = 8;
+// Where products widen weights: fewer, since each task widens its rows anew.
+constexpr int64_t kWidenedTasksPerThread = 2;
 
 int64_t CeilDiv(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
 
@@ -204,8 +206,9 @@ class CpuKernels final : public Kernels {
     if (run_count == 0) {
       return;
     }
+    const int64_t tasks_per_thread = blocks_per_run > 1 ? kWidenedTasksPerThread : kTasksPerThread;
     const int64_t split_count = std::clamp<int64_t>(
-        CeilDiv(kTasksPerThread * pool_.thread_count(), run_count), 1, panel_count);
+        CeilDiv(tasks_per_thread * pool_.thread_count(), run_count), 1, panel_count);
     pool_.ParallelFor(run_count * split_count, [&](int64_t task, int worker) {
       const RowRange rows = RowRun(x.rows, task / split_count, blocks_per_run);
       const int64_t split = task % split_count;
