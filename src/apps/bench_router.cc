@@ -70,7 +70,7 @@ class RouterBench {
     for (uint64_t family = 0; router.indexed_block_count() < options_.blocks; ++family) {
       protocol::RankReport report = {.flops_per_s = 4e14, .saturation_flops = 6e13};
       report.cache.stored = hasher.Chain("", WorkOf(family).sequences[0].tokens);
-      router.OnReport(static_cast<int32_t>(family % options_.ranks), report);
+      router.OnReport(static_cast<int32_t>(family % options_.ranks), report, Clock::now());
     }
     std::deque<routing::Placement> placements;
     std::vector<double> hash_us, decide_us;

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_split.h"
 #include "apps/bench_prompts.h"
 #include "apps/command.h"
 #include "apps/routing_ranks.h"
@@ -41,6 +42,7 @@ struct RoutingOptions {
   std::string cache;  // per rank
   int32_t requests = 0;
   int32_t in_flight_per_rank = 0;
+  double think_ms = 5;
   double load = 0.8;
   int64_t max_batch_tokens = 0;
   int64_t max_hold_ms = 0;
@@ -134,24 +136,36 @@ class RoutingBench {
     return absl::OkStatus();
   }
 
-  // A name of GenerateTrace, NAME=FILE or FILE.
-  absl::StatusOr<planner::Trace> FindTrace(const std::string& name) {
+  // SOURCE, or NAME=SOURCE+SOURCE+...
+  absl::StatusOr<planner::Trace> FindTrace(const std::string& text) {
+    const size_t equals = text.find('=');
+    const std::string sources = equals == std::string::npos ? text : text.substr(equals + 1);
+    std::vector<planner::Trace> traces;
+    for (const absl::string_view source : absl::StrSplit(sources, '+')) {
+      ZP_ASSIGN_OR_RETURN(traces.emplace_back(), ReadSource(std::string(source)));
+    }
+    if (equals != std::string::npos) {
+      traces.front().name = text.substr(0, equals);
+    }
+    const std::string name = traces.front().name;
+    return traces.size() == 1 ? std::move(traces.front())
+                              : planner::MixTraces(name, std::move(traces));
+  }
+
+  // A name of GenerateTrace, or a file.
+  absl::StatusOr<planner::Trace> ReadSource(const std::string& source) {
     const int32_t requests = options_.requests > 0 ? options_.requests
                              : options_.is_virtual ? 500 * options_.ranks
                                                    : 200 * options_.ranks;
-    const size_t equals = name.find('=');
-    const bool is_file = equals != std::string::npos || name.find('.') != std::string::npos;
-    if (!is_file) {
-      return planner::GenerateTrace(name, requests, options_.seed);
+    if (source.find('.') == std::string::npos) {
+      return planner::GenerateTrace(source, requests, options_.seed);
     }
-    const std::string path = equals == std::string::npos ? name : name.substr(equals + 1);
-    const std::string title = equals == std::string::npos
-                                  ? std::filesystem::path(path).filename().string()
-                                  : name.substr(0, equals);
     if (tokenizer_ == nullptr && !options_.tokenizer.empty()) {
       ZP_ASSIGN_OR_RETURN(tokenizer_, text::Tokenizer::Load(options_.tokenizer));
     }
-    ZP_ASSIGN_OR_RETURN(planner::Trace trace, ReadTrace(title, path, tokenizer_.get()));
+    ZP_ASSIGN_OR_RETURN(
+        planner::Trace trace,
+        ReadTrace(std::filesystem::path(source).filename().string(), source, tokenizer_.get()));
     if (options_.requests > 0 && trace.requests.size() > static_cast<size_t>(requests)) {
       trace.requests.resize(requests);
     }
@@ -170,8 +184,11 @@ class RoutingBench {
                                                           : 16);
     for (int round = 0; round < rounds; ++round) {
       for (PolicyRuns& runs : all) {
-        ZP_ASSIGN_OR_RETURN(runs.saturated.emplace_back(),
-                            RunOnce(trace, {.requests_in_flight = in_flight}, runs.policy));
+        ZP_ASSIGN_OR_RETURN(
+            runs.saturated.emplace_back(),
+            RunOnce(trace,
+                    {.requests_in_flight = in_flight, .think_s = 1e-3 * options_.think_ms},
+                    runs.policy));
       }
     }
     // The same arrivals for all: those that the best of them could just bear, times the load.
@@ -240,6 +257,7 @@ class RoutingBench {
         {"p99_ms", milliseconds(0.99)},
         {"redundancy", MedianOf(runs.saturated, [](const auto& r) { return r.redundancy(); })},
         {"hit_rate", MedianOf(runs.saturated, [](const auto& r) { return r.hit_rate(); })},
+        {"saved_rate", MedianOf(runs.saturated, [](const auto& r) { return r.saved_rate(); })},
         {"ideal_hit_rate", planner::IdealHitRate(trace)}};
     for (const PolicyRuns& other : all) {
       if (runs.policy == "full" && other.policy != "full") {
@@ -250,6 +268,13 @@ class RoutingBench {
       line["machine"] = options_.machine;
       line["utilisation"] = first.busy_seconds / first.seconds / options_.ranks;
       line["exposed_wait_fraction"] = first.exposed_wait_seconds / first.busy_seconds;
+      line["least_utilisation"] = first.least_busy_seconds / first.seconds;
+      line["pass_tokens"] = static_cast<double>(first.computed_tokens) / first.pass_count;
+      line["bound_tokens_per_s"] = static_cast<double>(first.asked_tokens) / first.least_seconds;
+      line["of_bound"] = first.least_seconds / first.seconds;
+      if (!runs.steady.empty()) {
+        line["steady_saved_rate"] = runs.steady.front().saved_rate();
+      }
     } else {
       line["kernels"] = real_ranks_->kernels_name();
       line["rounds"] = runs.saturated.size();
@@ -297,7 +322,7 @@ void AddBenchRoutingCommand(CLI::App& bench) {
                    options->traces,
                    "few-shot, documents, rerank, conversation, uneven, long-tail (made from "
                    "--seed); or NAME=FILE: an Azure or Mooncake trace or evaluation requests, also "
-                   ".xz; a bare FILE is its own name")
+                   ".xz; a bare FILE is its own name; NAME=A+B mixes them")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--policies", options->policies, "To compare")
@@ -323,6 +348,12 @@ void AddBenchRoutingCommand(CLI::App& bench) {
       ->add_option("--in-flight",
                    options->in_flight_per_rank,
                    "Requests per rank while throughput is taken; 0: 64, and 16 of real ranks")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--think-ms",
+                   options->think_ms,
+                   "Of a virtual client between an answer and its next request, on average")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command

@@ -39,6 +39,16 @@ double RankModel::PassSeconds(double flops) const {
          std::max(flops / machine_.flops_per_s, gather_seconds_ * layer_count_);
 }
 
+double RankModel::LeastSeconds(int32_t rank_count,
+                               double distinct_flops,
+                               int64_t request_count,
+                               int32_t requests_in_flight) const {
+  const double turns = requests_in_flight > 0 ? static_cast<double>(request_count) /
+                                                    static_cast<double>(requests_in_flight)
+                                              : 1;
+  return std::max(distinct_flops / machine_.flops_per_s / rank_count, turns * PassSeconds(0));
+}
+
 double RankModel::ExposedWaitSeconds(double flops) const {
   return std::max(0.0, gather_seconds_ * layer_count_ - flops / machine_.flops_per_s);
 }

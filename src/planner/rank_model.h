@@ -39,6 +39,13 @@ class RankModel {
   double saturation_flops() const;
   // A pass of `flops`; every layer takes its compute or its gather, whichever lasts longer.
   double PassSeconds(double flops) const;
+  // What no policy can beat: `rank_count` ranks share `distinct_flops` evenly and wait for nothing,
+  // and each of `request_count` requests, of which so many are in flight (0: any number), is in one
+  // pass at least.
+  double LeastSeconds(int32_t rank_count,
+                      double distinct_flops,
+                      int64_t request_count,
+                      int32_t requests_in_flight) const;
   // Compute stood still for so much of it.
   double ExposedWaitSeconds(double flops) const;
 

@@ -12,6 +12,9 @@ namespace zp::planner {
 struct ReplayPace {
   // Keep so many requests in flight, as clients of a data set do: shows throughput. 0: by arrival.
   int32_t requests_in_flight = 0;
+  // What a client needs between an answer and its next request, on average (exponential): answers
+  // of a pass come at one moment, and without it their successors would as well.
+  double think_s = 0;
   // Seconds of the replay per second of the trace, by arrival: shows latency.
   double time_scale = 1;
 };
@@ -23,7 +26,10 @@ struct ReplayResult {
   int64_t cached_tokens = 0;
   int64_t distinct_tokens = 0;  // of all prompts, whole blocks that are alike counted once
   double computed_flops = 0;
+  double distinct_flops = 0;        // of the same
+  double least_seconds = 0;         // no policy can be faster; 0: not known
   double busy_seconds = 0;          // of all ranks
+  double least_busy_seconds = 0;    // of the rank that had the least to do
   double exposed_wait_seconds = 0;  // of all ranks
   int32_t pass_count = 0;
   std::vector<double> latency_s = {};  // [request]; of those that failed 0
@@ -32,6 +38,11 @@ struct ReplayResult {
   // 1 is perfect: nothing was computed twice, on any rank, in any pass.
   double redundancy() const {
     return static_cast<double>(computed_tokens) / static_cast<double>(distinct_tokens);
+  }
+  // Asked tokens that need not be computed, since the cache held them or another request of the
+  // same pass brought them: what IdealHitRate is the limit of.
+  double saved_rate() const {
+    return 1 - static_cast<double>(computed_tokens) / static_cast<double>(asked_tokens);
   }
   double hit_rate() const {
     return static_cast<double>(cached_tokens) / static_cast<double>(asked_tokens);

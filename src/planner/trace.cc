@@ -245,6 +245,23 @@ double IdealHitRate(const Trace& trace) {
   return all_tokens == 0 ? 0 : static_cast<double>(hit_tokens) / static_cast<double>(all_tokens);
 }
 
+Trace MixTraces(const std::string& name, std::vector<Trace> traces) {
+  std::vector<std::pair<double, TraceRequest*>> order;  // by its place in its own trace
+  for (Trace& trace : traces) {
+    const auto count = static_cast<double>(trace.requests.size());
+    for (size_t i = 0; i < trace.requests.size(); ++i) {
+      order.emplace_back((static_cast<double>(i) + 0.5) / count, &trace.requests[i]);
+    }
+  }
+  std::ranges::stable_sort(order, {}, [](const auto& one) { return one.first; });
+  Trace mix{.name = name};
+  for (const auto& [place, request] : order) {
+    request->arrival_s = static_cast<double>(mix.requests.size());
+    mix.requests.push_back(std::move(*request));
+  }
+  return mix;
+}
+
 absl::StatusOr<Trace> GenerateTrace(const std::string& name, int32_t request_count, uint64_t seed) {
   const auto found = Generators().find(name);
   if (found == Generators().end()) {

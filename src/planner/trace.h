@@ -52,6 +52,9 @@ protocol::Work MakeWork(const TraceRequest& request,
                         int32_t vocab_count,
                         int32_t max_prompt_tokens);
 
+// The requests of all of them, spread evenly over the whole, one a second.
+Trace MixTraces(const std::string& name, std::vector<Trace> traces);
+
 // How much of a trace need not be computed by an infinite cache: tokens in whole blocks that an
 // earlier prompt began with, over all tokens.
 double IdealHitRate(const Trace& trace);

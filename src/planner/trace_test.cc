@@ -26,6 +26,20 @@ TEST(Trace, IsTheSameFromTheSameSeed) {
   }
 }
 
+TEST(Trace, AMixSpreadsEachOfItsTracesOverTheWhole) {
+  const Trace few = *GenerateTrace("rerank", 10, 1);
+  const Trace many = *GenerateTrace("uneven", 30, 1);
+  const Trace mix = MixTraces("mix", {few, many});
+  ASSERT_EQ(mix.requests.size(), 40u);
+  EXPECT_EQ(mix.token_count(), few.token_count() + many.token_count());
+  int64_t reranks = 0;
+  for (size_t i = 0; i < 40; ++i) {
+    EXPECT_EQ(mix.requests[i].arrival_s, static_cast<double>(i));
+    reranks += mix.requests[i].prompts.size() > 1 ? 1 : 0;
+    EXPECT_NEAR(static_cast<double>(reranks), static_cast<double>(i) / 4, 1);
+  }
+}
+
 TEST(Trace, SharesWhatItsNameSays) {
   const auto hit_rate = [](const std::string& name) {
     return IdealHitRate(*GenerateTrace(name, 2000, 1));

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <queue>
+#include <random>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -50,6 +52,7 @@ class Replay {
     result_.latency_s.resize(trace_.requests.size());
     placements_.resize(trace_.requests.size());
     arrivals_.resize(trace_.requests.size());
+    busy_seconds_.resize(options_.ranks);
     LetIn(begin_);
     while (!events_.empty()) {
       const Event event = events_.top();
@@ -57,6 +60,11 @@ class Replay {
       ZP_RETURN_IF_ERROR(Handle(event));
     }
     ZP_CHECK(in_flight_ == 0) << in_flight_ << " requests were lost";
+    result_.least_busy_seconds = std::ranges::min(busy_seconds_);
+    result_.least_seconds = model_.LeastSeconds(options_.ranks,
+                                                result_.distinct_flops,
+                                                std::ssize(trace_.requests),
+                                                pace_.requests_in_flight);
     return std::move(result_);
   }
 
@@ -68,7 +76,8 @@ class Replay {
       // What a rank measures before it takes work.
       router_.OnReport(
           rank,
-          {.flops_per_s = model_.flops_per_s(), .saturation_flops = model_.saturation_flops()});
+          {.flops_per_s = model_.flops_per_s(), .saturation_flops = model_.saturation_flops()},
+          begin_);
     }
     return absl::OkStatus();
   }
@@ -79,13 +88,18 @@ class Replay {
       for (; next_request_ + pending_arrivals_ < trace_.requests.size() &&
              in_flight_ + static_cast<int32_t>(pending_arrivals_) < pace_.requests_in_flight;
            ++pending_arrivals_) {
-        Add(now, Event::Kind::kArrival, 0);
+        Add(now + ToDuration(ThinkSeconds()), Event::Kind::kArrival, 0);
       }
     } else if (next_request_ < trace_.requests.size()) {
       ++pending_arrivals_;
       const double arrival_s = trace_.requests[next_request_].arrival_s * pace_.time_scale;
       Add(begin_ + ToDuration(arrival_s), Event::Kind::kArrival, 0);
     }
+  }
+
+  double ThinkSeconds() {
+    const double uniform = static_cast<double>(thinking_() >> 11) * 0x1p-53;
+    return -std::log1p(-uniform) * pace_.think_s;
   }
 
   absl::Status Handle(const Event& event) {
@@ -112,7 +126,9 @@ class Replay {
     protocol::Work work = MakeWork(
         trace_.requests[request], std::to_string(request), kVocabulary, options_.max_prompt_tokens);
     result_.asked_tokens += work.token_count();
-    result_.distinct_tokens += distinct_.Add(work).tokens;
+    const protocol::WorkCost distinct = distinct_.Add(work);
+    result_.distinct_tokens += distinct.tokens;
+    result_.distinct_flops += distinct.flops;
     ZP_ASSIGN_OR_RETURN(placements_[request],
                         router_.Decide(router_.Profile(work), now, {.is_admitted = true}));
     const int32_t rank = placements_[request].rank();
@@ -145,10 +161,11 @@ class Replay {
     result_.computed_flops += pass.cost.flops;
     result_.cached_tokens += pass.cached_tokens;
     result_.busy_seconds += pass.seconds;
+    busy_seconds_[rank] += pass.seconds;
     result_.exposed_wait_seconds += pass.exposed_wait_seconds;
     result_.seconds = std::chrono::duration<double>(now - begin_).count();
     ++result_.pass_count;
-    router_.OnReport(rank, pass.report);
+    router_.OnReport(rank, pass.report, now);
     for (const uint64_t request : pass.answered) {
       placements_[request].Release();
       result_.latency_s[request] = std::chrono::duration<double>(now - arrivals_[request]).count();
@@ -177,6 +194,7 @@ class Replay {
   std::vector<std::unique_ptr<VirtualRank>> ranks_;
   std::vector<routing::Placement> placements_;  // [request]
   std::vector<TimePoint> arrivals_;             // [request]
+  std::vector<double> busy_seconds_;            // [rank]
   protocol::PassCost distinct_{spec_};
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
   uint64_t event_count_ = 0;
@@ -184,6 +202,7 @@ class Replay {
   size_t next_request_ = 0;
   size_t pending_arrivals_ = 0;
   int32_t in_flight_ = 0;
+  std::mt19937_64 thinking_;
   ReplayResult result_;
 };
 

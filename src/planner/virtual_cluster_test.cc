@@ -62,6 +62,31 @@ TEST_F(VirtualCluster, OneRankComputesNothingTwice) {
   EXPECT_LT(result.redundancy(), 1.05);  // what lies in a block that is not whole
 }
 
+TEST_F(VirtualCluster, ALongBeginningIsComputedAheadOverSeveralPassesAndOnce) {
+  options_.ranks = 1;
+  const Trace trace = {
+      .name = "long",
+      .requests = {{.prompts = {{.runs = {{.content = 1, .token_count = 16'384}}}}}}};
+  const ReplayResult result = Replay(trace, {.requests_in_flight = 1}, "full");
+  EXPECT_GT(result.pass_count, 8);
+  EXPECT_EQ(result.computed_tokens, 16'384);
+  EXPECT_EQ(result.cached_tokens, 0) << "what it computed itself is no gain";
+  options_.rank.cache_bytes = 0;
+  EXPECT_EQ(Replay(trace, {.requests_in_flight = 1}, "full").pass_count, 1);
+}
+
+TEST_F(VirtualCluster, NoPolicyIsFasterThanTheBound) {
+  for (const std::string name : {"few-shot", "documents", "uneven"}) {
+    const Trace trace = *GenerateTrace(name, 200, 1);
+    for (const int32_t in_flight : {4, 64}) {
+      const ReplayResult result =
+          Replay(trace, {.requests_in_flight = in_flight, .think_s = 0.005}, "full");
+      EXPECT_GT(result.least_seconds, 0);
+      EXPECT_LE(result.least_seconds, result.seconds) << name << " " << in_flight;
+    }
+  }
+}
+
 // The arithmetic of docs/physics.md: T* of about 11,500 tokens on eight H100 without a margin.
 TEST(RankModel, ReproducesTheSaturationOfThePhysics) {
   const spec::ModelSpec spec = *spec::FindModelShape("qwen3-30b-a3b");

@@ -1,5 +1,6 @@
 #include "planner/virtual_rank.h"
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
@@ -17,7 +18,7 @@ constexpr size_t kPhantomLayerBytes = 64;
 
 struct VirtualRank::Pass {
   scheduler::Batch batch;
-  std::vector<protocol::Work> pieces;
+  std::vector<scheduler::WorkPiece> pieces;
   std::unique_ptr<kvcache::PrefixCache::Pass> cached;
   size_t sequence_count = 0;
   FinishedPass finished;
@@ -56,20 +57,36 @@ VirtualRank::VirtualRank(const spec::ModelSpec& spec,
 
 VirtualRank::~VirtualRank() = default;
 
+// As Scheduler::Limits.
+scheduler::PlanLimits VirtualRank::Limits() const {
+  scheduler::PlanLimits limits = {.max_batch_tokens = options_.queue.max_batch_tokens};
+  if (cache_ != nullptr) {
+    const auto saturation_tokens = static_cast<int64_t>(model_.saturation_flops() /
+                                                        spec::PassFlops(spec_, {.token_count = 1}));
+    limits.ahead_tokens =
+        std::max(options_.ahead_tokens, std::min(saturation_tokens, limits.max_batch_tokens));
+    limits.max_held_tokens =
+        options_.cache_bytes / spec::KvBytesPerToken(spec_, spec::DType::kBf16);
+    limits.held = &held_blocks_;
+  }
+  return limits;
+}
+
 void VirtualRank::Add(uint64_t id, protocol::Work work, scheduler::TimePoint now) {
-  scheduler::WaitingWork waiting = {
-      .id = id, .arrival = now, .priority = work.priority, .deadline = work.deadline};
-  scheduler::WorkPlan plan = scheduler::PlanParts(
-      spec_, hasher_, work, {.max_batch_tokens = options_.queue.max_batch_tokens});
-  waiting.parts = std::move(plan.parts);
-  queue_.Add(std::move(waiting));
+  scheduler::WorkPlan plan = scheduler::PlanParts(spec_, hasher_, work, Limits());
+  queue_.Add({.id = id,
+              .parts = std::move(plan.parts),
+              .one_part_per_pass = !plan.cuts.ahead_ends.empty(),
+              .arrival = now,
+              .priority = work.priority,
+              .deadline = work.deadline});
   works_[id] = {.work = std::move(work), .cuts = std::move(plan.cuts)};
 }
 
-protocol::Work VirtualRank::TakePiece(const scheduler::TakenWork& taken) {
+scheduler::WorkPiece VirtualRank::TakePiece(const scheduler::TakenWork& taken) {
   WorkHere& here = works_.at(taken.id);
-  protocol::Work piece = scheduler::TakePiece(here.cuts, taken, here.work).work;
-  piece.cache_salt = here.work.cache_salt;
+  scheduler::WorkPiece piece = scheduler::TakePiece(here.cuts, taken, here.work);
+  piece.work.cache_salt = here.work.cache_salt;
   return piece;
 }
 
@@ -83,35 +100,44 @@ std::optional<double> VirtualRank::StartPass(scheduler::TimePoint now) {
   for (const scheduler::TakenWork& taken : pass->batch.works) {
     pass->pieces.push_back(TakePiece(taken));
   }
-  for (const protocol::Work& piece : pass->pieces) {
-    for (const protocol::Sequence& sequence : piece.sequences) {
-      sequences.push_back({.sequence = &sequence, .salt = piece.cache_salt});
+  for (const scheduler::WorkPiece& piece : pass->pieces) {
+    for (const protocol::Sequence& sequence : piece.work.sequences) {
+      sequences.push_back({.sequence = &sequence, .salt = piece.work.cache_salt});
     }
   }
   pass->sequence_count = sequences.size();
   if (cache_ != nullptr) {
     pass->cached = cache_->Begin(sequences);
   }
+  AddCosts(*pass);
+  queue_.Prepare(now);
+  pass_ = std::move(pass);
+  return pass_->finished.seconds;
+}
+
+// What the pass computes and finds in the cache, and how long it takes.
+void VirtualRank::AddCosts(Pass& pass) const {
   protocol::PassCost cost(spec_);
-  FinishedPass& finished = pass->finished;
+  FinishedPass& finished = pass.finished;
   size_t next_sequence = 0;
-  for (const protocol::Work& piece : pass->pieces) {
+  for (const scheduler::WorkPiece& piece : pass.pieces) {
     std::vector<int32_t> held_tokens;
-    for (size_t i = 0; cache_ != nullptr && i < piece.sequences.size(); ++i) {
-      held_tokens.push_back(pass->cached->held_count(next_sequence++) * protocol::kBlockTokens);
+    for (size_t i = 0; cache_ != nullptr && i < piece.work.sequences.size(); ++i) {
+      held_tokens.push_back(pass.cached->held_count(next_sequence++) * protocol::kBlockTokens);
     }
-    const protocol::WorkCost added = cost.Add(piece, held_tokens);
+    const protocol::WorkCost added = cost.Add(piece.work, held_tokens);
     finished.cost.tokens += added.tokens;
     finished.cost.flops += added.flops;
+    if (piece.is_ahead) {
+      finished.cached_tokens -= added.tokens;  // what it finds later of these is no gain
+      continue;
+    }
     for (size_t i = 0; i < held_tokens.size(); ++i) {
-      finished.cached_tokens += protocol::SkippableTokens(piece.sequences[i], held_tokens[i]);
+      finished.cached_tokens += protocol::SkippableTokens(piece.work.sequences[i], held_tokens[i]);
     }
   }
   finished.seconds = model_.PassSeconds(finished.cost.flops);
   finished.exposed_wait_seconds = model_.ExposedWaitSeconds(finished.cost.flops);
-  queue_.Prepare(now);
-  pass_ = std::move(pass);
-  return pass_->finished.seconds;
 }
 
 VirtualRank::FinishedPass VirtualRank::FinishPass() {
@@ -121,6 +147,7 @@ VirtualRank::FinishedPass VirtualRank::FinishPass() {
     pass->cached->Publish(std::vector<uint8_t>(pass->sequence_count, 1));
     pass->cached = nullptr;
     finished.report.cache = cache_->TakeEvents();
+    held_blocks_.Apply(finished.report.cache);
   }
   finished.report.flops_per_s = model_.flops_per_s();
   finished.report.saturation_flops = model_.saturation_flops();

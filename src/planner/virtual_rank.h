@@ -16,6 +16,7 @@
 #include "protocol/work.h"
 #include "protocol/work_cost.h"
 #include "scheduler/batch_queue.h"
+#include "scheduler/held_blocks.h"
 #include "scheduler/work_parts.h"
 
 namespace zp::planner {
@@ -24,6 +25,7 @@ struct VirtualRankOptions {
   scheduler::BatchQueueOptions queue = {};
   int64_t cache_bytes = 0;
   uint64_t block_key = 0;
+  int64_t ahead_tokens = 1024;  // see scheduler::SchedulerOptions
 };
 
 class VirtualRank {
@@ -60,7 +62,9 @@ class VirtualRank {
   };
   struct Pass;
 
-  protocol::Work TakePiece(const scheduler::TakenWork& taken);
+  scheduler::PlanLimits Limits() const;
+  scheduler::WorkPiece TakePiece(const scheduler::TakenWork& taken);
+  void AddCosts(Pass& pass) const;
 
   VirtualRank(const spec::ModelSpec& spec,
               const RankModel& model,
@@ -72,6 +76,7 @@ class VirtualRank {
   const VirtualRankOptions options_;
   const protocol::BlockHasher hasher_;
   std::unique_ptr<kvcache::PrefixCache> cache_;  // null: none
+  scheduler::HeldBlocks held_blocks_;            // in it
   scheduler::BatchQueue queue_;
   absl::flat_hash_map<uint64_t, WorkHere> works_;
   std::unique_ptr<Pass> pass_;

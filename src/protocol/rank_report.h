@@ -23,6 +23,8 @@ struct CacheEvents {
 struct RankReport {
   // True FLOPs a second while passes ran, a moving average; 0: not measured yet.
   double flops_per_s = 0;
+  // The same without what passes waited for weights; 0: as flops_per_s.
+  double compute_flops_per_s = 0;
   // T* as a whole pass: true FLOPs, all layers together, at which the compute of a layer covers the
   // gather of the next bank; 0 where nothing is gathered.
   double saturation_flops = 0;

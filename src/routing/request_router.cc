@@ -90,16 +90,21 @@ void RequestRouter::RemoveRank(RankId rank) {
   }
   const RankSlot slot = found->second;
   slots_.erase(found);
-  seats_[slot].is_taken = false;
+  seats_[slot] = {};
   index_.Clear(slot);
   saturation_.Forget(slot);
 }
 
-void RequestRouter::OnReport(RankId rank, const protocol::RankReport& report) {
+// A rank begins its next pass where the last one ends.
+void RequestRouter::OnReport(RankId rank,
+                             const protocol::RankReport& report,
+                             std::chrono::steady_clock::time_point now) {
   const std::lock_guard lock(mutex_);
   if (const auto found = slots_.find(rank); found != slots_.end()) {
     saturation_.OnReport(found->second, report);
     index_.Apply(found->second, report.cache);
+    seats_[found->second].pass_begin = now;
+    seats_[found->second].waiting_flops = 0;
   }
 }
 
@@ -111,7 +116,7 @@ absl::StatusOr<Placement> RequestRouter::Decide(const WorkProfile& work,
                                                 std::chrono::steady_clock::time_point now,
                                                 const DecideOptions& options) {
   const std::lock_guard lock(mutex_);
-  LookAtRanks(work, options.excluded);
+  LookAtRanks(work, options.excluded, now);
   if (views_.empty()) {
     return absl::UnavailableError("no rank is there to take the request");
   }
@@ -122,29 +127,46 @@ absl::StatusOr<Placement> RequestRouter::Decide(const WorkProfile& work,
   const Choice choice = policy_->Choose(view, views_);
   ZP_CHECK(choice.index < views_.size()) << choice.index;
   return Place(
-      work, views_[choice.index], options.excluded.empty() ? choice.reason : Reason::kRetry);
+      work, views_[choice.index], options.excluded.empty() ? choice.reason : Reason::kRetry, now);
 }
 
-void RequestRouter::LookAtRanks(const WorkProfile& work, std::span<const RankId> excluded) {
+void RequestRouter::LookAtRanks(const WorkProfile& work,
+                                std::span<const RankId> excluded,
+                                std::chrono::steady_clock::time_point now) {
   held_.Look(index_, price_, work, static_cast<int32_t>(seats_.size()));
   views_.clear();
   for (RankSlot slot = 0; slot < std::ssize(seats_); ++slot) {
-    const RankId rank = seats_[slot].rank;
-    if (!seats_[slot].is_taken || std::ranges::find(excluded, rank) != excluded.end()) {
+    const Seat& seat = seats_[slot];
+    const RankId rank = seat.rank;
+    if (!seat.is_taken || std::ranges::find(excluded, rank) != excluded.end()) {
       continue;
     }
-    views_.push_back({.id = rank,
-                      .slot = slot,
-                      .outstanding = ledger_.outstanding(slot),
-                      .saturation_flops = saturation_.saturation_flops(slot),
-                      .flops_per_s = saturation_.flops_per_s(slot),
-                      .held_tokens = held_.tokens(slot),
-                      .cost_flops = std::max(0.0, work.flops - held_.flops(slot)),
-                      .tie_break = TieBreak(work.affinity, rank)});
+    views_.push_back(
+        {.id = rank,
+         .slot = slot,
+         .outstanding = ledger_.outstanding(slot),
+         .waiting_flops = seat.waiting_flops,
+         .pass_elapsed_s = std::chrono::duration<double>(now - seat.pass_begin).count(),
+         .saturation_flops = saturation_.saturation_flops(slot),
+         .flops_per_s = saturation_.flops_per_s(slot),
+         .compute_flops_per_s = saturation_.compute_flops_per_s(slot),
+         .held_tokens = held_.tokens(slot),
+         .cost_flops = std::max(0.0, work.flops - held_.flops(slot)),
+         .tie_break = TieBreak(work.affinity, rank)});
   }
 }
 
-Placement RequestRouter::Place(const WorkProfile& work, const RankView& rank, Reason reason) {
+Placement RequestRouter::Place(const WorkProfile& work,
+                               const RankView& rank,
+                               Reason reason,
+                               std::chrono::steady_clock::time_point now) {
+  Seat& seat = seats_[rank.slot];
+  if (rank.outstanding.requests == 0) {
+    seat.pass_begin = now;  // with this work
+    seat.waiting_flops = 0;
+  } else {
+    seat.waiting_flops += rank.cost_flops;
+  }
   Placement placement;
   placement.router_ = this;
   placement.rank_ = rank.id;

@@ -103,7 +103,10 @@ class RequestRouter {
   // Gets no more works, and what it held is forgotten. Its placements stay valid.
   void RemoveRank(RankId rank);
   // Reports of ranks that are not there are ignored.
-  void OnReport(RankId rank, const protocol::RankReport& report);
+  // After each pass of the rank, before its works are released.
+  void OnReport(RankId rank,
+                const protocol::RankReport& report,
+                std::chrono::steady_clock::time_point now);
 
   // REQUIRES: as protocol::CostOf.
   WorkProfile Profile(const protocol::Work& work) const;
@@ -124,13 +127,21 @@ class RequestRouter {
   struct Seat {
     RankId rank = 0;
     bool is_taken = false;
+    // The pass that runs there: when it began, and what has come since, which is not in it.
+    std::chrono::steady_clock::time_point pass_begin = {};
+    double waiting_flops = 0;
   };
 
   void DropExpected(RankSlot slot, std::span<const protocol::BlockHash> blocks);
   // The rest with mutex_ held.
   RankSlot FreeSlot();
-  void LookAtRanks(const WorkProfile& work, std::span<const RankId> excluded);
-  Placement Place(const WorkProfile& work, const RankView& rank, Reason reason);
+  void LookAtRanks(const WorkProfile& work,
+                   std::span<const RankId> excluded,
+                   std::chrono::steady_clock::time_point now);
+  Placement Place(const WorkProfile& work,
+                  const RankView& rank,
+                  Reason reason,
+                  std::chrono::steady_clock::time_point now);
 
   const RouterOptions options_;
   const spec::ModelSpec spec_;

@@ -16,6 +16,19 @@ using std::chrono::seconds;
 
 constexpr std::chrono::steady_clock::time_point kNow{};
 
+// Takes the first rank and shows what it was shown.
+class Spy final : public RoutingPolicy {
+ public:
+  explicit Spy(RankView& first) : first_(first) {}
+  Choice Choose(const WorkView&, std::span<const RankView> ranks) override {
+    first_ = ranks[0];
+    return {.index = 0};
+  }
+
+ private:
+  RankView& first_;
+};
+
 class RequestRouterTest : public testing::Test {
  protected:
   std::unique_ptr<RequestRouter> MakeRouter(const std::string& policy,
@@ -34,7 +47,7 @@ class RequestRouterTest : public testing::Test {
 TEST_F(RequestRouterTest, SiblingsThatArriveTogetherArePlacedTogether) {
   const auto router = MakeRouter("prefix_flops", 8);
   for (RankId rank = 0; rank < 8; ++rank) {
-    router->OnReport(rank, {.flops_per_s = 1e12, .saturation_flops = 1e15});
+    router->OnReport(rank, {.flops_per_s = 1e12, .saturation_flops = 1e15}, kNow);
   }
   const auto full = MakeRouter("full", 8, {.saturation = {.first_saturation_flops = 1e15}});
   std::mt19937 random(1);
@@ -53,6 +66,37 @@ TEST_F(RequestRouterTest, SiblingsThatArriveTogetherArePlacedTogether) {
   }
 }
 
+TEST_F(RequestRouterTest, KnowsWhatARanksRunningPassHasInItAndSinceWhen) {
+  RankView seen;
+  RequestRouter router(spec_, {}, std::make_unique<Spy>(seen));
+  ASSERT_TRUE(router.AddRank(0).ok());
+  std::mt19937 random(1);
+  std::vector<Placement> placements;
+  const auto decide = [&](int second) {
+    placements.push_back(
+        *router.Decide(router.Profile(RandomWork(random)), kNow + seconds(second)));
+  };
+  decide(5);  // begins a pass
+  decide(6);
+  EXPECT_EQ(seen.waiting_flops, 0);
+  EXPECT_EQ(seen.pass_elapsed_s, 1);
+  decide(7);
+  EXPECT_EQ(seen.waiting_flops, placements[1].flops());
+  EXPECT_EQ(seen.pass_elapsed_s, 2);
+  router.OnReport(
+      0, {.flops_per_s = 1e15}, kNow + seconds(8));  // the next pass takes the other two
+  placements[0].Release();
+  decide(11);
+  EXPECT_EQ(seen.waiting_flops, 0);
+  EXPECT_EQ(seen.pass_elapsed_s, 3);
+  EXPECT_NEAR(seen.outstanding.flops, placements[1].flops() + placements[2].flops(), 2000);
+  placements.clear();
+  decide(20);  // was idle
+  decide(21);
+  EXPECT_EQ(seen.waiting_flops, 0);
+  EXPECT_EQ(seen.pass_elapsed_s, 1);
+}
+
 TEST_F(RequestRouterTest, WhatWasExpectedIsForgottenWithItsWork) {
   const auto router = MakeRouter("full", 4);
   std::mt19937 random(1);
@@ -66,10 +110,10 @@ TEST_F(RequestRouterTest, LearnsFromWhatARankReports) {
   const auto router = MakeRouter("prefix", 4);
   std::mt19937 random(1);
   const WorkProfile profile = router->Profile(RandomWork(random));
-  router->OnReport(3, {.cache = {.stored = profile.blocks}});
+  router->OnReport(3, {.cache = {.stored = profile.blocks}}, kNow);
   const Placement placement = *router->Decide(profile, kNow);
   EXPECT_EQ(placement.rank(), 3);
-  router->OnReport(3, {.cache = {.is_cleared = true}});
+  router->OnReport(3, {.cache = {.is_cleared = true}}, kNow);
   EXPECT_EQ(router->Decide(profile, kNow)->held_tokens(), 0);
 }
 
@@ -121,7 +165,7 @@ TEST_F(RequestRouterTest, RefusesWhatCannotBeDoneInTimeAndSaysWhenItCan) {
   const auto router = MakeRouter("full", 1, {.admission = {.max_backlog_seconds = 4}});
   std::mt19937 random(1);
   const WorkProfile profile = router->Profile(RandomWork(random));
-  router->OnReport(0, {.flops_per_s = profile.flops / 2});  // two seconds a work
+  router->OnReport(0, {.flops_per_s = profile.flops / 2}, kNow);  // two seconds a work
   const Placement first = *router->Decide(profile, kNow);
   const Placement second = *router->Decide(profile, kNow);
   const auto third = router->Decide(profile, kNow);
@@ -134,7 +178,7 @@ TEST_F(RequestRouterTest, ADeadlineThatIsSoonerIsTheLimit) {
   const auto router = MakeRouter("full", 1, {.admission = {.max_backlog_seconds = 100}});
   std::mt19937 random(1);
   WorkProfile profile = router->Profile(RandomWork(random));
-  router->OnReport(0, {.flops_per_s = profile.flops / 2});
+  router->OnReport(0, {.flops_per_s = profile.flops / 2}, kNow);
   profile.deadline = kNow + seconds(3);
   const Placement idle_takes_any = *router->Decide(profile, kNow);
   EXPECT_TRUE(absl::IsResourceExhausted(router->Decide(profile, kNow).status()));
@@ -160,7 +204,7 @@ TEST_F(RequestRouterTest, AfterTheSecondsThatARefusalNamesThereIsRoom) {
     const auto router = MakeRouter("flops", 1, {.admission = {.max_backlog_seconds = 60}});
     const WorkProfile profile = router->Profile(RandomWork(random));
     const double seconds_each = 1 + static_cast<double>(random() % 90) / 7;
-    router->OnReport(0, {.flops_per_s = profile.flops / seconds_each});
+    router->OnReport(0, {.flops_per_s = profile.flops / seconds_each}, kNow);
     std::vector<Placement> placements;
     while (true) {
       auto placement = router->Decide(profile, kNow);

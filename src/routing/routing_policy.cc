@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <tuple>
 #include <utility>
 
 #include "fmt/format.h"
@@ -76,25 +75,52 @@ Choice PrefixFlops(const PolicyOptions& options, const WorkView&, Ranks ranks) {
              : Choice{.index = least};
 }
 
-// As PrefixFlops, but up to T* a rank may always be filled: below it, more work is free.
-Choice Full(const PolicyOptions& options, const WorkView&, Ranks ranks) {
-  const size_t owner = Owner(ranks);
-  const size_t least = LeastTotal(ranks);
-  const double bound =
-      std::max(ranks[owner].saturation_flops, ranks[least].total_flops() * (1 + options.slack));
-  if (ranks[owner].held_tokens > 0 && ranks[owner].total_flops() <= bound) {
-    return {.index = owner, .reason = Reason::kOwner};
+double SpeedOf(const RankView& rank) {
+  return rank.compute_flops_per_s > 0 ? rank.compute_flops_per_s : 1;
+}
+
+// A pass takes its compute or its gathers, whichever lasts longer. Before a speed is known there
+// are no seconds, and work alone counts.
+double PassSeconds(const RankView& rank, double flops) {
+  const bool is_speed_known = rank.compute_flops_per_s > 0;
+  return is_speed_known ? std::max(flops, rank.saturation_flops) / SpeedOf(rank) : flops;
+}
+
+// Until the pass ends that has this work in it: the next one, with all that waits.
+double SecondsToAnswer(const RankView& rank) {
+  const double waiting_flops = std::min(rank.waiting_flops, rank.outstanding.flops);
+  double rest_s = 0;
+  if (rank.outstanding.requests > 0) {
+    const double pass_s = PassSeconds(rank, rank.outstanding.flops - waiting_flops);
+    rest_s = std::max(0.0, pass_s - rank.pass_elapsed_s);
   }
-  // Of the busy ranks that stay unsaturated one that holds as much as any, and the fullest of
-  // those.
-  const auto is_fillable = [](const RankView& rank) {
-    return rank.outstanding.requests > 0 && rank.total_flops() <= rank.saturation_flops;
-  };
-  const size_t fill = Least(ranks, [&](const RankView& rank) {
-    return std::tuple(!is_fillable(rank), rank.cost_flops, -rank.outstanding.flops);
+  return rest_s + PassSeconds(rank, waiting_flops + rank.cost_flops);
+}
+
+double MeanSpeed(Ranks ranks) {
+  double sum = 0;
+  for (const RankView& rank : ranks) {
+    sum += SpeedOf(rank);
+  }
+  return sum / static_cast<double>(ranks.size());
+}
+
+// What the choice costs this work and all others: the seconds until its answer, and the compute
+// that the ranks then lack for others. The work counts at the speed of all: what a rank computes
+// twice is lost to all, and of like ranks the one whose speed was just measured a little higher
+// must not draw prefixes from their owners.
+Choice Full(const PolicyOptions& options, const WorkView&, Ranks ranks) {
+  const double flops_weight = options.compute_weight / MeanSpeed(ranks);
+  const size_t best = Least(ranks, [&](const RankView& rank) {
+    return std::pair(SecondsToAnswer(rank) + flops_weight * rank.cost_flops, rank.cost_flops);
   });
-  return is_fillable(ranks[fill]) ? Choice{.index = fill, .reason = Reason::kFill}
-                                  : Choice{.index = least};
+  const RankView& rank = ranks[best];
+  if (rank.held_tokens > 0 && rank.cost_flops <= ranks[Owner(ranks)].cost_flops) {
+    return {.index = best, .reason = Reason::kOwner};
+  }
+  const bool is_filled =
+      rank.outstanding.requests > 0 && rank.total_flops() <= rank.saturation_flops;
+  return {.index = best, .reason = is_filled ? Reason::kFill : Reason::kLeast};
 }
 
 }  // namespace

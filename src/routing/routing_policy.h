@@ -21,12 +21,16 @@ namespace zp::routing {
 struct RankView {
   RankId id = 0;
   RankSlot slot = 0;
-  Outstanding outstanding;      // of the works before this one
-  double saturation_flops = 0;  // T*; 0: none
-  double flops_per_s = 0;       // 0: not known
-  int64_t held_tokens = 0;      // of this work that the rank need not compute
-  double cost_flops = 0;        // of this work there: cost(w)
-  uint64_t tie_break = 0;       // rendezvous hash of the rank and the work's first blocks
+  Outstanding outstanding;  // of the works before this one
+  // Of the outstanding, what its running pass does not have in it, and how long that runs already.
+  double waiting_flops = 0;
+  double pass_elapsed_s = 0;
+  double saturation_flops = 0;  // T*, what a pass computes while it gathers; 0: nothing is gathered
+  double flops_per_s = 0;       // while passes run; 0: not known
+  double compute_flops_per_s = 0;  // while it computes; 0: not known
+  int64_t held_tokens = 0;         // of this work that the rank need not compute
+  double cost_flops = 0;           // of this work there: cost(w)
+  uint64_t tie_break = 0;          // rendezvous hash of the rank and the work's first blocks
 
   // Of the rank with this work.
   double total_flops() const { return outstanding.flops + cost_flops; }
@@ -40,7 +44,7 @@ struct WorkView {
 enum class Reason {
   kOwner,  // holds the longest useful prefix, or is where rendezvous puts a new one
   kFill,   // is busy and not yet saturated
-  kLeast,  // has the least to do
+  kLeast,  // has the least to do, or answers soonest
   kRetry,  // another rank refused the work or was lost
 };
 std::string_view NameOf(Reason reason);
@@ -59,8 +63,11 @@ class RoutingPolicy {
 };
 
 struct PolicyOptions {
-  // full, prefix_flops: the owner may be this much busier than the least loaded.
+  // prefix_flops: the owner may be this much busier than the least loaded.
   double slack = 0.25;
+  // full: what a second of compute is worth, in seconds that the work is answered sooner. 0: the
+  // soonest answer, whatever is computed twice for it; infinite: the least work, whatever the wait.
+  double compute_weight = 8;
   // cache_aware: the ranks are out of balance when the numbers of their requests differ by more
   // than `balance_absolute` and by more than the factor `balance_relative`; then the prefix is
   // ignored. Else it counts when it is more than `min_match` of the prompt.
@@ -76,7 +83,7 @@ struct PolicyOptions {
 // flops          least outstanding FLOPs
 // prefix         the longest prefix, whatever the load
 // prefix_flops   the owner of the prefix while it is not much busier than the others
-// full           prefix_flops, and ranks are filled up to saturation first
+// full           where seconds until the answer and compute, weighed, are least (decision 0025)
 const std::vector<std::string>& PolicyNames();
 
 // InvalidArgument, with the names there are, for any other.

@@ -12,6 +12,7 @@ RankView Rank(RankId id, int64_t requests, double outstanding, double cost, int6
           .outstanding = {.requests = requests, .tokens = 100 * requests, .flops = outstanding},
           .saturation_flops = 100,
           .flops_per_s = 10,
+          .compute_flops_per_s = 10,
           .held_tokens = held,
           .cost_flops = cost,
           .tie_break = static_cast<uint64_t>(id)};
@@ -53,29 +54,63 @@ TEST(RoutingPolicy, PrefixFlopsLeavesAnOwnerThatIsMuchBusier) {
   EXPECT_EQ(Choose("prefix_flops", {Rank(0, 1, 100, 50), Rank(1, 1, 250, 10, 800)}).index, 0u);
 }
 
-TEST(RoutingPolicy, FullKeepsTheOwnerUpToSaturation) {
-  const Choice below = Choose("full", {Rank(0, 0, 0, 50), Rank(1, 1, 80, 10, 800)});
-  EXPECT_EQ(below.index, 1u);
-  EXPECT_EQ(below.reason, Reason::kOwner);
-  EXPECT_NE(Choose("full", {Rank(0, 0, 0, 50), Rank(1, 1, 95, 10, 800)}).index, 1u);
+// Of ranks that compute 10 FLOPs a second. `waiting` of the outstanding are not in the pass that
+// runs since `elapsed_s`.
+RankView Busy(RankId id, double outstanding, double waiting, double elapsed_s, double cost) {
+  RankView rank = Rank(id, 1, outstanding, cost);
+  rank.waiting_flops = waiting;
+  rank.pass_elapsed_s = elapsed_s;
+  return rank;
 }
 
-TEST(RoutingPolicy, FullFillsAnActiveRankBeforeItWakesAnother) {
-  const Choice fill = Choose("full", {Rank(0, 0, 0, 50), Rank(1, 1, 30, 50), Rank(2, 1, 40, 50)});
-  EXPECT_EQ(fill.index, 2u);
-  EXPECT_EQ(fill.reason, Reason::kFill);
-  const Choice least = Choose("full", {Rank(0, 0, 0, 50), Rank(1, 1, 60, 50)});
-  EXPECT_EQ(least.index, 0u);
-  EXPECT_EQ(least.reason, Reason::kLeast);
+// Elsewhere: 50 FLOPs, 5 s, and 8 times as much for what they keep from others: 45. At the owner
+// the wait, 1 s, and 8.
+TEST(RoutingPolicy, FullKeepsTheOwnerWhileWaitingIsWorthWhatWouldBeComputedTwice) {
+  const auto choose = [](double outstanding) {
+    std::vector<RankView> ranks = {Rank(0, 0, 0, 50), Rank(1, 9, outstanding, 10, 800)};
+    ranks[0].saturation_flops = ranks[1].saturation_flops = 0;
+    return Choose("full", ranks);
+  };
+  EXPECT_EQ(choose(350).index, 1u);
+  EXPECT_EQ(choose(350).reason, Reason::kOwner);
+  EXPECT_EQ(choose(370).index, 0u);
+  EXPECT_EQ(choose(370).reason, Reason::kLeast);
 }
 
-// Of several that hold the prefix only one is the owner.
-TEST(RoutingPolicy, FullFillsARankThatHoldsThePrefixBeforeAFullerOneThatDoesNot) {
-  const std::vector<RankView> ranks = {
-      Rank(0, 1, 98, 10, 800), Rank(1, 1, 20, 10, 800), Rank(2, 1, 45, 50), Rank(3, 0, 0, 50)};
-  const Choice choice = Choose("full", ranks);
-  EXPECT_EQ(choice.index, 1u);
-  EXPECT_EQ(choice.reason, Reason::kFill);
+TEST(RoutingPolicy, FullDoesNotScatterAPrefixWhereNothingIsGatheredAndLittleWaits) {
+  std::vector<RankView> ranks = {Rank(0, 0, 0, 50), Rank(1, 3, 60, 10, 800), Rank(2, 0, 0, 50)};
+  for (RankView& rank : ranks) {
+    rank.saturation_flops = 0;
+  }
+  EXPECT_EQ(Choose("full", ranks).index, 1u);
+}
+
+TEST(RoutingPolicy, FullTakesBelowSaturationTheRankWhosePassEndsFirst) {
+  EXPECT_EQ(Choose("full", {Busy(0, 20, 0, 2, 50), Busy(1, 60, 0, 7, 50)}).index, 1u)
+      << "both gather for 10 s, whatever they compute";
+  EXPECT_EQ(Choose("full", {Busy(0, 20, 0, 2, 50), Busy(1, 60, 0, 7, 50), Rank(2, 0, 0, 50)}).index,
+            2u)
+      << "an idle one begins at once";
+}
+
+TEST(RoutingPolicy, FullFillsTheNextPassUpToSaturationAndNoFurther) {
+  const Choice fill = Choose("full", {Busy(0, 60, 40, 2, 50), Busy(1, 20, 0, 1, 50)});
+  EXPECT_EQ(fill.index, 0u) << "with 90 of 100 its pass takes no longer than an empty one";
+  EXPECT_EQ(Choose("full", {Busy(0, 90, 70, 2, 50), Busy(1, 20, 0, 1, 50)}).index, 1u);
+  EXPECT_EQ(Choose("full", {Busy(0, 40, 20, 5, 50), Busy(1, 20, 0, 1, 50)}).reason, Reason::kFill);
+}
+
+TEST(RoutingPolicy, FullCountsTheSecondsOfTheRankNotItsFlops) {
+  std::vector<RankView> ranks = {Rank(0, 1, 300, 50), Rank(1, 1, 400, 50)};
+  ranks[1].compute_flops_per_s = 20;
+  EXPECT_EQ(Choose("full", ranks).index, 1u);
+  EXPECT_EQ(Choose("flops", ranks).index, 0u);
+}
+
+TEST(RoutingPolicy, FullCountsWorkAloneBeforeASpeedIsKnown) {
+  std::vector<RankView> ranks = {Rank(0, 0, 0, 50), Rank(1, 1, 50, 10, 800)};
+  ranks[0].compute_flops_per_s = ranks[1].compute_flops_per_s = 0;
+  EXPECT_EQ(Choose("full", ranks).index, 1u);
 }
 
 TEST(RoutingPolicy, TiesGoByRendezvous) {

@@ -14,6 +14,7 @@ void Saturation::OnReport(RankSlot slot, const protocol::RankReport& report) {
   Measured& measured = measured_[slot];
   measured.has_saturation = true;
   measured.saturation_flops = report.saturation_flops;
+  measured.compute_flops_per_s = report.compute_flops_per_s;
   SetSpeed(measured, report.flops_per_s);
 }
 
@@ -32,8 +33,7 @@ void Saturation::SetSpeed(Measured& measured, double flops_per_s) {
 
 double Saturation::saturation_flops(RankSlot slot) const {
   const bool is_known = slot < std::ssize(measured_) && measured_[slot].has_saturation;
-  return options_.margin *
-         (is_known ? measured_[slot].saturation_flops : options_.first_saturation_flops);
+  return is_known ? measured_[slot].saturation_flops : options_.first_saturation_flops;
 }
 
 double Saturation::flops_per_s(RankSlot slot) const {
@@ -41,6 +41,11 @@ double Saturation::flops_per_s(RankSlot slot) const {
     return measured_[slot].flops_per_s;
   }
   return speed_count_ > 0 ? speed_sum_ / speed_count_ : options_.first_flops_per_s;
+}
+
+double Saturation::compute_flops_per_s(RankSlot slot) const {
+  const bool is_known = slot < std::ssize(measured_) && measured_[slot].compute_flops_per_s > 0;
+  return is_known ? measured_[slot].compute_flops_per_s : flops_per_s(slot);
 }
 
 }  // namespace zp::routing

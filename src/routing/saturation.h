@@ -11,9 +11,6 @@
 namespace zp::routing {
 
 struct SaturationOptions {
-  // T* = margin * the work at which compute covers the gather: the paper's gamma. Above 1, so that
-  // what varies between passes does not uncover the gather.
-  double margin = 1.2;
   // Of a rank that has not reported yet; 0: not known, and nothing is refused for want of time.
   double first_saturation_flops = 0;
   double first_flops_per_s = 0;
@@ -32,12 +29,16 @@ class Saturation {
   // While passes run; of a rank without a measurement, what others achieve on average, else the
   // configured; 0: not known.
   double flops_per_s(RankSlot slot) const;
+  // While it computes, without what it waits for weights: else a rank with little to do would look
+  // slow and be given less still.
+  double compute_flops_per_s(RankSlot slot) const;
 
  private:
   struct Measured {
     bool has_saturation = false;
     double saturation_flops = 0;
     double flops_per_s = 0;
+    double compute_flops_per_s = 0;
   };
   void SetSpeed(Measured& measured, double flops_per_s);
 

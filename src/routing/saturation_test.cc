@@ -5,24 +5,26 @@
 namespace zp::routing {
 namespace {
 
-constexpr SaturationOptions kOptions = {
-    .margin = 1.5, .first_saturation_flops = 100, .first_flops_per_s = 7};
+constexpr SaturationOptions kOptions = {.first_saturation_flops = 100, .first_flops_per_s = 7};
 
 TEST(Saturation, IsTheConfiguredUntilARankReports) {
   Saturation saturation(kOptions);
-  EXPECT_EQ(saturation.saturation_flops(5), 150);
+  EXPECT_EQ(saturation.saturation_flops(5), 100);
   EXPECT_EQ(saturation.flops_per_s(5), 7);
   saturation.OnReport(5, {.flops_per_s = 0});  // of its cache alone
-  EXPECT_EQ(saturation.saturation_flops(5), 150);
+  EXPECT_EQ(saturation.saturation_flops(5), 100);
   EXPECT_EQ(saturation.flops_per_s(5), 7);
 }
 
 TEST(Saturation, FollowsTheReports) {
   Saturation saturation(kOptions);
   saturation.OnReport(1, {.flops_per_s = 10, .saturation_flops = 200});
-  EXPECT_EQ(saturation.saturation_flops(1), 300);
+  EXPECT_EQ(saturation.saturation_flops(1), 200);
   EXPECT_EQ(saturation.flops_per_s(1), 10);
-  saturation.OnReport(1, {.flops_per_s = 20, .saturation_flops = 0});
+  EXPECT_EQ(saturation.compute_flops_per_s(1), 10);
+  saturation.OnReport(1, {.flops_per_s = 20, .compute_flops_per_s = 40, .saturation_flops = 0});
+  EXPECT_EQ(saturation.flops_per_s(1), 20);
+  EXPECT_EQ(saturation.compute_flops_per_s(1), 40);
   EXPECT_EQ(saturation.saturation_flops(1), 0) << "nothing is gathered any more";
   EXPECT_EQ(saturation.flops_per_s(1), 20);
 }

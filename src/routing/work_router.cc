@@ -80,6 +80,9 @@ class WorkRouter::State : public std::enable_shared_from_this<State> {
   void RemoveRank(RankId rank);
   absl::Status Submit(Work work, std::stop_token cancel, WorkSink::Done done);
   void Close();
+  void OnReport(RankId rank, const protocol::RankReport& report) {
+    router_.OnReport(rank, report, clock_());
+  }
   RequestRouter& router() { return router_; }
 
  private:
@@ -375,7 +378,7 @@ void WorkRouter::RemoveRank(RankId rank) { state_->RemoveRank(rank); }
 void WorkRouter::Close() { state_->Close(); }
 
 void WorkRouter::OnReport(RankId rank, const protocol::RankReport& report) {
-  state_->router().OnReport(rank, report);
+  state_->OnReport(rank, report);
 }
 
 absl::Status WorkRouter::Submit(Work work, std::stop_token cancel, Done done) {

@@ -39,6 +39,7 @@ void RankSpeed::MovingRate::Add(double amount, double seconds) {
 void RankSpeed::Learn(const engine::PassReport& report, double asked_flops, double seconds) {
   const double measured_seconds = std::max(seconds, 1e-9);
   flops_.Add(report.flops, measured_seconds);
+  compute_flops_.Add(report.flops, std::max(seconds - report.exposed_wait_seconds, 1e-9));
   asked_flops_.Add(asked_flops, measured_seconds);
   if (const std::optional<Saturation> newest = SaturationOf(report); newest.has_value()) {
     const double gain = saturation_.tokens > 0 ? kGain : 1;

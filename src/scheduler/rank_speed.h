@@ -25,6 +25,9 @@ class RankSpeed {
 
   // True FLOPs a second; 0: not measured yet.
   double flops_per_s() const { return flops_.per_second(); }
+  // The same while it computes, without what passes wait for weights: what a router compares, to
+  // which a rank with little to do would else look slow and be given less still.
+  double compute_flops_per_s() const { return compute_flops_.per_second(); }
   const Saturation& saturation() const { return saturation_; }
   // How long works take that cost this much alone, if passes share and hold as much of them as
   // lately.
@@ -44,6 +47,7 @@ class RankSpeed {
 
   const double first_flops_per_s_;
   MovingRate flops_;
+  MovingRate compute_flops_;
   MovingRate asked_flops_;
   Saturation saturation_;
 };

@@ -264,6 +264,7 @@ void Scheduler::Run(Pass& pass) {
     const Saturation& saturation = speed_.saturation();
     queue_.SetSpeed(speed_.flops_per_s(), saturation.flops);
     report = {.flops_per_s = speed_.flops_per_s(),
+              .compute_flops_per_s = speed_.compute_flops_per_s(),
               .saturation_flops = saturation.flops,
               .saturation_tokens = saturation.tokens};
   }

@@ -65,6 +65,7 @@ void ReportBoard::OnReport(int32_t rank, const RankReport& report) {
   Rank& state = ranks_[rank];
   state.has_reported = true;
   state.latest = {.flops_per_s = report.flops_per_s,
+                  .compute_flops_per_s = report.compute_flops_per_s,
                   .saturation_flops = report.saturation_flops,
                   .saturation_tokens = report.saturation_tokens,
                   .cache = {}};

@@ -376,6 +376,7 @@ absl::Status FromWire(const wire::Error& message) {
 void ToWire(int32_t rank, const protocol::RankReport& report, wire::Report& message) {
   message.set_rank(static_cast<uint32_t>(rank));
   message.set_flops_per_s(report.flops_per_s);
+  message.set_compute_flops_per_s(report.compute_flops_per_s);
   message.set_saturation_flops(report.saturation_flops);
   message.set_saturation_tokens(report.saturation_tokens);
   message.set_is_cleared(report.cache.is_cleared);
@@ -389,6 +390,7 @@ absl::StatusOr<protocol::RankReport> FromWire(const wire::Report& message, int32
         fmt::format("rank is {}; the host has {}", message.rank(), rank_count));
   }
   ZP_RETURN_IF_ERROR(CheckNumber("flops_per_s", message.flops_per_s()));
+  ZP_RETURN_IF_ERROR(CheckNumber("compute_flops_per_s", message.compute_flops_per_s()));
   ZP_RETURN_IF_ERROR(CheckNumber("saturation_flops", message.saturation_flops()));
   ZP_RETURN_IF_ERROR(CheckNumber("saturation_tokens", message.saturation_tokens()));
   if (message.removed_size() % 2 != 0 || message.stored_size() % 2 != 0) {
@@ -400,6 +402,7 @@ absl::StatusOr<protocol::RankReport> FromWire(const wire::Report& message, int32
                                    2,
                                kMaxReportBlocks));
   return protocol::RankReport{.flops_per_s = message.flops_per_s(),
+                              .compute_flops_per_s = message.compute_flops_per_s(),
                               .saturation_flops = message.saturation_flops(),
                               .saturation_tokens = message.saturation_tokens(),
                               .cache = {.is_cleared = message.is_cleared(),

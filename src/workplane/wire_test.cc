@@ -145,6 +145,7 @@ TEST(Wire, AReportArrivesAsItWasSent) {
     SCOPED_TRACE(seed);
     Random random(seed);
     protocol::RankReport report = ReportOf(1e3 * static_cast<double>(random()));
+    report.compute_flops_per_s = static_cast<double>(random());
     report.saturation_flops = static_cast<double>(random());
     report.saturation_tokens = static_cast<double>(random());
     report.cache.is_cleared = random() % 2 == 0;
@@ -157,6 +158,7 @@ TEST(Wire, AReportArrivesAsItWasSent) {
     const absl::StatusOr<protocol::RankReport> arrived = FromWire(Sent(message), 4);
     ASSERT_TRUE(arrived.ok()) << arrived.status();
     EXPECT_EQ(arrived->flops_per_s, report.flops_per_s);
+    EXPECT_EQ(arrived->compute_flops_per_s, report.compute_flops_per_s);
     EXPECT_EQ(arrived->saturation_flops, report.saturation_flops);
     EXPECT_EQ(arrived->saturation_tokens, report.saturation_tokens);
     EXPECT_EQ(arrived->cache.is_cleared, report.cache.is_cleared);
