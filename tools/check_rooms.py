@@ -37,8 +37,8 @@ TIERS = {
 # Headers that start with the first part may be included only below these paths of src/.
 WALLS = {
     "CLI/": ["apps/"],
-    "boost/asio": ["gateway/", "apps/demo"],
-    "boost/beast": ["gateway/", "apps/demo"],
+    "boost/asio": ["gateway/", "apps/demo", "apps/load"],
+    "boost/beast": ["gateway/", "apps/demo", "apps/load"],
     "boost/json": ["text/", "checkpoint/", "gateway/", "apps/"],
     "dnnl": ["ops/cpu/"],
     "oneapi/dnnl": ["ops/cpu/"],

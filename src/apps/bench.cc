@@ -5,6 +5,7 @@
 #include "apps/bench_fabric.h"
 #include "apps/bench_flops.h"
 #include "apps/bench_forward.h"
+#include "apps/bench_load.h"
 #include "apps/bench_ranks.h"
 #include "apps/bench_router.h"
 #include "apps/bench_routing.h"
@@ -24,6 +25,7 @@ void AddBenchCommand(CLI::App& app) {
   AddBenchFabricCommand(*bench);
   AddBenchFlopsCommand(*bench);
   AddBenchForwardCommand(*bench);
+  AddBenchLoadCommand(*bench);
   AddBenchRanksCommand(*bench);
   AddBenchRouterCommand(*bench);
   AddBenchRoutingCommand(*bench);

@@ -151,6 +151,7 @@ struct Service::State {
     std::function<void(Response)> done;
     std::function<absl::StatusOr<json::object>(const protocol::WorkResult&)> read;
     Clock::time_point start = Clock::now();
+    bool is_counted = false;  // in open_gauge
   };
   using ExchangePtr = std::shared_ptr<Exchange>;
 
@@ -190,7 +191,8 @@ struct Service::State {
   absl::Mutex mutex;
   int64_t open_requests ABSL_GUARDED_BY(mutex) = 0;
   base::Gauge& open_gauge =
-      base::GetGauge("zeroprefill_requests_open", "Requests that wait for their answer");
+      base::GetGauge("zeroprefill_requests_open",
+                     "Requests that wait for their answer, those about the server not among them");
   boost::asio::thread_pool pool;  // last: its threads use all of the above
 };
 
@@ -211,6 +213,8 @@ void Service::State::Route(const ExchangePtr& exchange) {
   if (is_draining) {
     return Reply(exchange, ErrorResponse(absl::UnavailableError("the server is shutting down")));
   }
+  exchange->is_counted = true;
+  open_gauge.Increment();
   Post(exchange, [this, exchange, endpoint] { Start(exchange, endpoint); });
 }
 
@@ -282,7 +286,9 @@ void Service::State::Reply(const ExchangePtr& exchange, Response response) {
   response.headers.emplace_back("X-Request-Id", exchange->request.request_id);
   Count(*exchange, response);
   exchange->done(std::move(response));
-  open_gauge.Decrement();
+  if (exchange->is_counted) {
+    open_gauge.Decrement();
+  }
   const absl::MutexLock lock(&mutex);
   --open_requests;
 }
@@ -330,7 +336,6 @@ void Service::Handle(Request request, std::stop_token cancel, std::function<void
     const absl::MutexLock lock(&state_->mutex);
     ++state_->open_requests;
   }
-  state_->open_gauge.Increment();
   if (request.request_id.empty()) {
     request.request_id = fmt::format("{:x}-{}", state_->created_seconds, state_->next_request++);
   }

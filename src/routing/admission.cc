@@ -23,7 +23,7 @@ absl::Status Admit(const AdmissionOptions& options,
     limit_s = std::min(limit_s, left_s);
   }
   double soonest_s = std::numeric_limits<double>::infinity();
-  double retry_s = std::numeric_limits<double>::infinity();
+  double drained_s = std::numeric_limits<double>::infinity();
   for (const RankView& rank : ranks) {
     if (rank.outstanding.requests == 0 || rank.flops_per_s <= 0) {
       return absl::OkStatus();
@@ -33,13 +33,12 @@ absl::Status Admit(const AdmissionOptions& options,
       return absl::OkStatus();
     }
     soonest_s = std::min(soonest_s, done_s);
-    // Until it fits, or until the rank has nothing else to do.
-    retry_s = std::min({retry_s, done_s - limit_s, rank.outstanding.flops / rank.flops_per_s});
+    drained_s = std::min(drained_s, rank.outstanding.flops / rank.flops_per_s);
   }
-  const auto retry_seconds = static_cast<int64_t>(std::ceil(std::max(1.0, retry_s)));
+  const auto retry_seconds = static_cast<int64_t>(std::ceil(std::max(1.0, drained_s)));
   absl::Status full = absl::ResourceExhaustedError(
       fmt::format("the queue is full: this request would be answered in {:.1f} s, the limit is "
-                  "{:.1f} s; there will be room in about {} s",
+                  "{:.1f} s; what waits will have drained in about {} s",
                   soonest_s,
                   limit_s,
                   retry_seconds));

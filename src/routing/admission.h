@@ -24,9 +24,10 @@ struct AdmissionOptions {
 };
 
 // DeadlineExceeded when the deadline has passed. ResourceExhausted, with
-// protocol::kRetrySecondsPayload: the seconds after which enough of the backlog will have drained
-// to take this work. A rank with nothing to do takes any work, and so does one whose speed is not
-// known yet. REQUIRES: `ranks` is not empty.
+// protocol::kRetrySecondsPayload: the seconds after which what waits now at one of the ranks will
+// have drained. Not those after which this work would fit: where more comes than can be served,
+// others take that room first. A rank with nothing to do takes any work, and so does one whose
+// speed is not known yet. REQUIRES: `ranks` is not empty.
 absl::Status Admit(const AdmissionOptions& options,
                    std::span<const RankView> ranks,
                    std::chrono::steady_clock::time_point now,

@@ -1,0 +1,191 @@
+#include "apps/load_client.h"
+
+#include <charconv>
+#include <exception>
+#include <string_view>
+#include <utility>
+
+#include "boost/asio/awaitable.hpp"
+#include "boost/asio/co_spawn.hpp"
+#include "boost/asio/io_context.hpp"
+#include "boost/asio/ip/tcp.hpp"
+#include "boost/asio/steady_timer.hpp"
+#include "boost/asio/this_coro.hpp"
+#include "boost/asio/use_awaitable.hpp"
+#include "boost/beast/core/flat_buffer.hpp"
+#include "boost/beast/core/tcp_stream.hpp"
+#include "boost/beast/http.hpp"
+#include "fmt/format.h"
+
+namespace zp::apps {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = beast::http;
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::seconds kAnswerTimeout{300};
+constexpr uint64_t kMaxAnswerBytes = 64 << 20;
+
+std::optional<double> ParseSeconds(std::string_view text) {
+  double seconds = 0;
+  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+  return problem == std::errc() && end == text.data() + text.size() ? std::optional(seconds)
+                                                                    : std::nullopt;
+}
+
+}  // namespace
+
+class LoadClient::State {
+ public:
+  State(const ServerAddress& address, const std::string& path) : address_(address), path_(path) {
+    asio::ip::tcp::resolver resolver(context_);
+    endpoints_ = resolver.resolve(address.host, std::to_string(address.port));
+  }
+
+  double Now() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+  absl::StatusOr<std::vector<TimedAnswer>> SendAt(const std::vector<TimedRequest>& requests) {
+    std::vector<TimedAnswer> answers(requests.size());
+    Spawn(SendEach(requests, answers));
+    ZP_RETURN_IF_ERROR(RunAll());
+    return answers;
+  }
+
+  absl::StatusOr<std::vector<TimedAnswer>> KeepInFlight(const std::vector<std::string>& bodies,
+                                                        int in_flight,
+                                                        double seconds) {
+    std::vector<TimedAnswer> answers;
+    const double end_s = Now() + seconds;
+    for (int i = 0; i < in_flight; ++i) {
+      Spawn(AskUntil(end_s, bodies, answers));
+    }
+    ZP_RETURN_IF_ERROR(RunAll());
+    return answers;
+  }
+
+ private:
+  struct Connection {
+    explicit Connection(asio::io_context& context) : stream(context) {}
+    beast::tcp_stream stream;
+    beast::flat_buffer buffer;
+  };
+
+  void Spawn(asio::awaitable<void> task) {
+    asio::co_spawn(context_, std::move(task), [this](const std::exception_ptr& error) {
+      error_ = error_ == nullptr ? error : error_;
+    });
+  }
+
+  absl::Status RunAll() {
+    try {
+      context_.restart();
+      context_.run();
+      if (error_ != nullptr) {
+        std::rethrow_exception(std::exchange(error_, nullptr));
+      }
+    } catch (const std::exception& error) {
+      return absl::UnavailableError(
+          fmt::format("http://{}:{}: {}", address_.host, address_.port, error.what()));
+    }
+    return absl::OkStatus();
+  }
+
+  asio::awaitable<void> SendEach(const std::vector<TimedRequest>& requests,
+                                 std::vector<TimedAnswer>& answers) {
+    const double begin_s = Now();
+    asio::steady_timer timer(context_);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      answers[i].due_s = begin_s + requests[i].at_s;
+      timer.expires_at(start_ + std::chrono::duration_cast<Clock::duration>(
+                                    std::chrono::duration<double>(answers[i].due_s)));
+      co_await timer.async_wait(asio::use_awaitable);
+      Spawn(Ask(*requests[i].body, answers[i]));
+    }
+  }
+
+  asio::awaitable<void> AskUntil(double end_s,
+                                 const std::vector<std::string>& bodies,
+                                 std::vector<TimedAnswer>& answers) {
+    while (Now() < end_s) {
+      TimedAnswer answer{.due_s = Now()};
+      co_await Ask(bodies[next_body_++ % bodies.size()], answer);
+      answers.push_back(std::move(answer));
+    }
+  }
+
+  asio::awaitable<void> Ask(const std::string& body, TimedAnswer& answer) {
+    std::unique_ptr<Connection> connection = co_await Connect();
+    http::request<http::string_body> request(http::verb::post, path_, /*version=*/11);
+    request.set(http::field::host, address_.host);
+    request.set(http::field::content_type, "application/json");
+    request.body() = body;
+    request.prepare_payload();
+    connection->stream.expires_after(kAnswerTimeout);
+    answer.sent_s = Now();
+    co_await http::async_write(connection->stream, request, asio::use_awaitable);
+    http::response_parser<http::string_body> parser;
+    parser.body_limit(kMaxAnswerBytes);
+    co_await http::async_read(connection->stream, connection->buffer, parser, asio::use_awaitable);
+    answer.done_s = Now();
+    answer.status = static_cast<int>(parser.get().result_int());
+    const beast::string_view retry = parser.get()[http::field::retry_after];
+    answer.retry_s = ParseSeconds({retry.data(), retry.size()});
+    if (answer.status != 200) {
+      answer.body = std::move(parser.get().body());
+    }
+    if (parser.get().keep_alive()) {
+      idle_.push_back(std::move(connection));
+    }
+  }
+
+  asio::awaitable<std::unique_ptr<Connection>> Connect() {
+    if (!idle_.empty()) {
+      std::unique_ptr<Connection> connection = std::move(idle_.back());
+      idle_.pop_back();
+      co_return connection;
+    }
+    auto connection = std::make_unique<Connection>(context_);
+    connection->stream.expires_after(kAnswerTimeout);
+    co_await connection->stream.async_connect(endpoints_, asio::use_awaitable);
+    connection->stream.socket().set_option(asio::ip::tcp::no_delay(true));
+    co_return connection;
+  }
+
+  const ServerAddress address_;
+  const std::string path_;
+  const Clock::time_point start_ = Clock::now();
+  size_t next_body_ = 0;
+  std::exception_ptr error_;
+  asio::io_context context_{1};
+  asio::ip::tcp::resolver::results_type endpoints_;
+  std::vector<std::unique_ptr<Connection>> idle_;  // the last that was used comes first
+};
+
+absl::StatusOr<std::unique_ptr<LoadClient>> LoadClient::Create(const ServerAddress& address,
+                                                               const std::string& path) {
+  try {
+    return std::unique_ptr<LoadClient>(new LoadClient(std::make_unique<State>(address, path)));
+  } catch (const std::exception& error) {
+    return absl::UnavailableError(fmt::format("{}: {}", address.host, error.what()));
+  }
+}
+
+LoadClient::LoadClient(std::unique_ptr<State> state) : state_(std::move(state)) {}
+LoadClient::~LoadClient() = default;
+
+double LoadClient::Now() const { return state_->Now(); }
+
+absl::StatusOr<std::vector<TimedAnswer>> LoadClient::SendAt(
+    const std::vector<TimedRequest>& requests) {
+  return state_->SendAt(requests);
+}
+
+absl::StatusOr<std::vector<TimedAnswer>> LoadClient::KeepInFlight(
+    const std::vector<std::string>& bodies, int in_flight, double seconds) {
+  return state_->KeepInFlight(bodies, in_flight, seconds);
+}
+
+}  // namespace zp::apps

@@ -1,0 +1,77 @@
+#include "apps/load_server.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <utility>
+
+#include "fmt/format.h"
+
+namespace zp::apps {
+namespace {
+
+constexpr std::chrono::seconds kStartTimeout{300};
+constexpr std::chrono::milliseconds kWatchEvery{50};
+
+}  // namespace
+
+MetricsPage ParseMetrics(const std::string& page) {
+  MetricsPage series;
+  std::istringstream lines(page);
+  for (std::string line; std::getline(lines, line);) {
+    const size_t space = line.rfind(' ');
+    if (!line.starts_with('#') && space != std::string::npos) {
+      series[line.substr(0, space)] = std::strtod(line.c_str() + space, nullptr);
+    }
+  }
+  return series;
+}
+
+absl::StatusOr<std::unique_ptr<LoadServer>> LoadServer::Start(
+    const std::vector<std::string>& flags) {
+  std::vector<std::string> argv = {std::filesystem::read_symlink("/proc/self/exe").string(),
+                                   "serve",
+                                   "--port",
+                                   "0",
+                                   "--log-level",
+                                   "warn"};
+  argv.insert(argv.end(), flags.begin(), flags.end());
+  ZP_ASSIGN_OR_RETURN(std::unique_ptr<ChildProcess> process, ChildProcess::Start(argv));
+  // "ready: http://127.0.0.1:8000 serves NAME"
+  ZP_ASSIGN_OR_RETURN(const std::string line, process->ReadLine(kStartTimeout));
+  std::istringstream words(line);
+  std::string ready;
+  std::string url;
+  words >> ready >> url;
+  ZP_ASSIGN_OR_RETURN(ServerAddress address, ParseUrl(url));
+  return std::unique_ptr<LoadServer>(new LoadServer(std::move(process), std::move(address)));
+}
+
+LoadServer::LoadServer(std::unique_ptr<ChildProcess> process, ServerAddress address)
+    : process_(std::move(process)),
+      address_(std::move(address)),
+      watch_([this](const std::stop_token& stop) {
+        while (!stop.stop_requested()) {
+          peak_bytes_ = std::max(peak_bytes_.load(), ResidentBytes());
+          std::this_thread::sleep_for(kWatchEvery);
+        }
+      }) {}
+
+absl::StatusOr<MetricsPage> LoadServer::ReadMetrics() const {
+  ZP_ASSIGN_OR_RETURN(const HttpAnswer answer, Get(address_, "/metrics"));
+  return ParseMetrics(answer.body);
+}
+
+int64_t LoadServer::ResidentBytes() const {
+  std::ifstream file(fmt::format("/proc/{}/statm", process_->pid()));
+  int64_t size_pages = 0;
+  int64_t resident_pages = 0;
+  file >> size_pages >> resident_pages;
+  return resident_pages * sysconf(_SC_PAGESIZE);
+}
+
+}  // namespace zp::apps

@@ -1,0 +1,46 @@
+// The server of `bench load`: `zeroprefill serve` in a process of its own, so that its memory is
+// its own, and what can be seen of it from outside.
+//
+// Thread safety: one thread; one internal thread looks at the memory. Ownership: the destructor
+// ends the process.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "apps/child_process.h"
+#include "apps/demo_client.h"
+#include "base/status.h"
+
+namespace zp::apps {
+
+// The series of a metrics page by what stands before the value: `name{label="x"}`.
+using MetricsPage = std::map<std::string, double>;
+MetricsPage ParseMetrics(const std::string& page);
+
+class LoadServer {
+ public:
+  // `flags` of serve, with --model. Returns when it is ready.
+  static absl::StatusOr<std::unique_ptr<LoadServer>> Start(const std::vector<std::string>& flags);
+
+  const ServerAddress& address() const { return address_; }
+  absl::StatusOr<MetricsPage> ReadMetrics() const;
+  // The most resident bytes since the last call of this.
+  int64_t TakePeakBytes() { return peak_bytes_.exchange(ResidentBytes()); }
+
+ private:
+  LoadServer(std::unique_ptr<ChildProcess> process, ServerAddress address);
+  int64_t ResidentBytes() const;
+
+  const std::unique_ptr<ChildProcess> process_;
+  const ServerAddress address_;
+  std::atomic<int64_t> peak_bytes_ = 0;
+  std::jthread watch_;  // last: it uses all of the above
+};
+
+}  // namespace zp::apps
