@@ -1,6 +1,9 @@
 #include "apps/load_cases.h"
 
+#include <sys/resource.h>
+
 #include <algorithm>
+#include <chrono>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -18,6 +21,8 @@ namespace zp::apps {
 namespace {
 
 namespace json = boost::json;
+
+using Clock = std::chrono::steady_clock;
 
 constexpr char kPath[] = "/v1/completions";
 // Bodies that take turns: more than can be outstanding at once, so that none is there twice.
@@ -65,6 +70,15 @@ json::object StatusesOf(const std::vector<TimedAnswer>& answers) {
     statuses[std::to_string(status)] = count;
   }
   return statuses;
+}
+
+double OwnCpuSeconds() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
 // A server with its client and what was seen of it.
@@ -168,12 +182,11 @@ absl::StatusOr<json::object> RunOverload(const LoadSetting& setting) {
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<Bench> bench,
                       Bench::Start(setting, BacklogFlags(setting)));
   ZP_ASSIGN_OR_RETURN(const double capacity_per_s, bench->MeasureCapacity(bodies));
-  const int64_t closed_loop_bytes = bench->server().TakePeakBytes();
+  const auto closed_loop_end = Clock::now();
   ZP_ASSIGN_OR_RETURN(const std::vector<TimedAnswer> idle,
                       bench->client().KeepInFlight(bodies, 1, 1.0));
   const std::vector<double> idle_latencies = LatenciesOf(idle);
   ZP_RETURN_IF_ERROR(bench->TakePasses().status());
-  bench->server().TakePeakBytes();
 
   std::vector<TimedRequest> requests;
   Append(
@@ -185,8 +198,13 @@ absl::StatusOr<json::object> RunOverload(const LoadSetting& setting) {
     probe_times.push_back(setting.seconds + after_s);
   }
   Append(probe_times, bodies, requests);
+  const auto begin = Clock::now();
   const double begin_s = bench->client().Now();
+  const double client_cpu_s = OwnCpuSeconds();
+  const double server_cpu_s = bench->server().CpuSeconds();
   ZP_ASSIGN_OR_RETURN(std::vector<TimedAnswer> load, bench->client().SendAt(requests));
+  const auto half = std::chrono::duration_cast<Clock::duration>(
+      std::chrono::duration<double>(setting.seconds / 2));
   const std::vector<TimedAnswer> probes(load.begin() + load_count, load.end());
   load.resize(load_count);
   const double stop_s = begin_s + setting.seconds;
@@ -195,7 +213,7 @@ absl::StatusOr<json::object> RunOverload(const LoadSetting& setting) {
   for (const TimedAnswer& answer : load) {
     late_s = std::max(late_s, answer.sent_s - answer.due_s);
   }
-  const int64_t overload_bytes = bench->server().TakePeakBytes();
+  const LoadServer& server = bench->server();
   ZP_ASSIGN_OR_RETURN(json::object passes, bench->TakePasses());
   const auto first_refused = std::ranges::find(load, 429, &TimedAnswer::status);
   return json::object{
@@ -210,7 +228,13 @@ absl::StatusOr<json::object> RunOverload(const LoadSetting& setting) {
       {"idle", ReportLatency(idle_latencies)},
       {"accepted", ReportLatency(LatenciesOf(load))},
       {"sent_late_ms_max", 1e3 * late_s},
-      {"resident_bytes", {{"closed_loop", closed_loop_bytes}, {"overload", overload_bytes}}},
+      {"resident_bytes",
+       {{"closed_loop", server.PeakBytes(Clock::time_point(), closed_loop_end)},
+        {"first_half", server.PeakBytes(begin, begin + half)},
+        {"second_half", server.PeakBytes(begin + half, begin + 2 * half)}}},
+      {"client_cpu_ms_per_request",
+       1e3 * (OwnCpuSeconds() - client_cpu_s) / static_cast<double>(requests.size())},
+      {"server_cpu_s", server.CpuSeconds() - server_cpu_s},
       {"recovery", ReportRecovery(load, probes, stop_s, Quantile(idle_latencies, 1))},
       {"passes", std::move(passes)}};
 }

@@ -27,6 +27,8 @@ namespace http = beast::http;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kAnswerTimeout{300};
+// The server closes what is idle for longer, as it may at any time.
+constexpr double kMaxIdleSeconds = 30;
 constexpr uint64_t kMaxAnswerBytes = 64 << 20;
 
 std::optional<double> ParseSeconds(std::string_view text) {
@@ -71,6 +73,7 @@ class LoadClient::State {
     explicit Connection(asio::io_context& context) : stream(context) {}
     beast::tcp_stream stream;
     beast::flat_buffer buffer;
+    double used_s = 0;
   };
 
   void Spawn(asio::awaitable<void> task) {
@@ -137,15 +140,18 @@ class LoadClient::State {
       answer.body = std::move(parser.get().body());
     }
     if (parser.get().keep_alive()) {
+      connection->used_s = answer.done_s;
       idle_.push_back(std::move(connection));
     }
   }
 
   asio::awaitable<std::unique_ptr<Connection>> Connect() {
-    if (!idle_.empty()) {
+    while (!idle_.empty()) {
       std::unique_ptr<Connection> connection = std::move(idle_.back());
       idle_.pop_back();
-      co_return connection;
+      if (Now() - connection->used_s < kMaxIdleSeconds) {
+        co_return connection;
+      }
     }
     auto connection = std::make_unique<Connection>(context_);
     connection->stream.expires_after(kAnswerTimeout);

@@ -30,8 +30,8 @@ struct TimedAnswer {
   double due_s = 0;  // when it was to be sent; latency counts from here
   double sent_s = 0;
   double done_s = 0;
-  std::optional<double> retry_s;  // Retry-After
-  std::string body;               // of refusals and errors
+  std::optional<double> retry_s = {};  // Retry-After
+  std::string body = {};               // of refusals and errors
 
   double latency_s() const { return done_s - due_s; }
 };

@@ -1,5 +1,7 @@
 #include "apps/load_report.h"
 
+#include <algorithm>
+
 #include "gtest/gtest.h"
 
 namespace zp::apps {
@@ -33,11 +35,11 @@ TEST(LoadReport, ARefusalIsRightWhereAllBeforeItAreAnsweredThen) {
   answers[2].retry_s = 10;
   answers[4].retry_s = 4;
   const std::vector<Refusal> refusals = RefusalsOf(answers);
-  ASSERT_EQ(refusals.size(), 2);
+  ASSERT_EQ(refusals.size(), 2U);
   EXPECT_EQ(refusals[0].true_s, 10);
   EXPECT_EQ(refusals[1].true_s, 10);
   const boost::json::object report = ReportRefusals(refusals);
-  EXPECT_EQ(report.at("within_30_percent"), 0.5);
+  EXPECT_EQ(report.at("within_30_percent").as_double(), 0.5);
 }
 
 }  // namespace

@@ -56,7 +56,11 @@ LoadServer::LoadServer(std::unique_ptr<ChildProcess> process, ServerAddress addr
       address_(std::move(address)),
       watch_([this](const std::stop_token& stop) {
         while (!stop.stop_requested()) {
-          peak_bytes_ = std::max(peak_bytes_.load(), ResidentBytes());
+          {
+            const int64_t bytes = ResidentBytes();
+            const std::lock_guard lock(mutex_);
+            resident_bytes_.emplace_back(std::chrono::steady_clock::now(), bytes);
+          }
           std::this_thread::sleep_for(kWatchEvery);
         }
       }) {}
@@ -64,6 +68,30 @@ LoadServer::LoadServer(std::unique_ptr<ChildProcess> process, ServerAddress addr
 absl::StatusOr<MetricsPage> LoadServer::ReadMetrics() const {
   ZP_ASSIGN_OR_RETURN(const HttpAnswer answer, Get(address_, "/metrics"));
   return ParseMetrics(answer.body);
+}
+
+int64_t LoadServer::PeakBytes(TimePoint begin, TimePoint end) const {
+  int64_t peak_bytes = 0;
+  const std::lock_guard lock(mutex_);
+  for (const auto& [time, bytes] : resident_bytes_) {
+    peak_bytes = begin <= time && time <= end ? std::max(peak_bytes, bytes) : peak_bytes;
+  }
+  return peak_bytes;
+}
+
+double LoadServer::CpuSeconds() const {
+  std::ifstream file(fmt::format("/proc/{}/stat", process_->pid()));
+  std::string text;
+  std::getline(file, text);
+  std::istringstream fields(text.substr(text.rfind(')') + 1));  // the name may hold anything
+  std::string skipped;
+  for (int field = 3; field < 14; ++field) {
+    fields >> skipped;
+  }
+  double user_ticks = 0;
+  double system_ticks = 0;
+  fields >> user_ticks >> system_ticks;
+  return (user_ticks + system_ticks) / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
 int64_t LoadServer::ResidentBytes() const {

@@ -5,12 +5,14 @@
 // ends the process.
 #pragma once
 
-#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "apps/child_process.h"
@@ -25,13 +27,17 @@ MetricsPage ParseMetrics(const std::string& page);
 
 class LoadServer {
  public:
+  using TimePoint = std::chrono::steady_clock::time_point;
+
   // `flags` of serve, with --model. Returns when it is ready.
   static absl::StatusOr<std::unique_ptr<LoadServer>> Start(const std::vector<std::string>& flags);
 
   const ServerAddress& address() const { return address_; }
   absl::StatusOr<MetricsPage> ReadMetrics() const;
-  // The most resident bytes since the last call of this.
-  int64_t TakePeakBytes() { return peak_bytes_.exchange(ResidentBytes()); }
+  // The most resident bytes that were seen from one time to the other; 0 if nobody looked then.
+  int64_t PeakBytes(TimePoint begin, TimePoint end) const;
+  // That it has used so far.
+  double CpuSeconds() const;
 
  private:
   LoadServer(std::unique_ptr<ChildProcess> process, ServerAddress address);
@@ -39,8 +45,9 @@ class LoadServer {
 
   const std::unique_ptr<ChildProcess> process_;
   const ServerAddress address_;
-  std::atomic<int64_t> peak_bytes_ = 0;
-  std::jthread watch_;  // last: it uses all of the above
+  mutable std::mutex mutex_;
+  std::vector<std::pair<TimePoint, int64_t>> resident_bytes_;  // guarded by mutex_
+  std::jthread watch_;                                         // last: it uses all of the above
 };
 
 }  // namespace zp::apps
