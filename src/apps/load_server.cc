@@ -79,21 +79,6 @@ int64_t LoadServer::PeakBytes(TimePoint begin, TimePoint end) const {
   return peak_bytes;
 }
 
-double LoadServer::CpuSeconds() const {
-  std::ifstream file(fmt::format("/proc/{}/stat", process_->pid()));
-  std::string text;
-  std::getline(file, text);
-  std::istringstream fields(text.substr(text.rfind(')') + 1));  // the name may hold anything
-  std::string skipped;
-  for (int field = 3; field < 14; ++field) {
-    fields >> skipped;
-  }
-  double user_ticks = 0;
-  double system_ticks = 0;
-  fields >> user_ticks >> system_ticks;
-  return (user_ticks + system_ticks) / static_cast<double>(sysconf(_SC_CLK_TCK));
-}
-
 int64_t LoadServer::ResidentBytes() const {
   std::ifstream file(fmt::format("/proc/{}/statm", process_->pid()));
   int64_t size_pages = 0;

@@ -36,8 +36,6 @@ class LoadServer {
   absl::StatusOr<MetricsPage> ReadMetrics() const;
   // The most resident bytes that were seen from one time to the other; 0 if nobody looked then.
   int64_t PeakBytes(TimePoint begin, TimePoint end) const;
-  // That it has used so far.
-  double CpuSeconds() const;
 
  private:
   LoadServer(std::unique_ptr<ChildProcess> process, ServerAddress address);
