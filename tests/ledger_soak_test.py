@@ -15,7 +15,8 @@ from server_process import MODEL, TIMEOUT_SECONDS, Server
 
 OPERATIONS = 12_000
 CLIENTS = 24
-FLAGS = ["--ranks", "2", "--dtype", "f32", "--prefix-cache", "16MiB", "--max-queue-tokens", "5000"]
+FLAGS = ["--ranks", "2", "--dtype", "f32", "--prefix-cache", "16MiB"]
+FLAGS += ["--max-queue-tokens", "5000", "--allow-priority"]
 
 WORDS = json.loads((MODEL / "tasks.json").read_text(encoding="utf-8"))
 TASKS = sorted(WORDS)
