@@ -70,9 +70,14 @@ json::object ReportRecovery(const std::vector<TimedAnswer>& load,
     drained_s = answer.status == 200 ? std::max(drained_s, answer.done_s - stop_s) : drained_s;
   }
   json::object report = {{"drained_s", drained_s}};
+  double busy_until_s = drained_s;  // probes that wait behind the load drain after it
   for (const TimedAnswer& probe : probes) {
     if (probe.status == 200) {
       report.emplace("accepted_again_s", probe.due_s - stop_s);  // the first
+      if (probe.due_s - stop_s >= busy_until_s) {
+        report.emplace("drained_with_probes_s", busy_until_s);
+      }
+      busy_until_s = std::max(busy_until_s, probe.done_s - stop_s);
       if (probe.latency_s() <= idle_latency_s) {
         report.emplace("as_before_s", probe.due_s - stop_s);
         break;
