@@ -92,8 +92,11 @@ void BatchQueue::State::Drop(Entry& entry, DropReason reason) {
 
 void BatchQueue::State::DropExpired(TimePoint now) {
   while (!by_deadline.empty() && by_deadline.begin()->first.first < now) {
-    Unprepare();  // it may be in there
-    Drop(*by_deadline.begin()->second, DropReason::kExpired);
+    Entry& entry = *by_deadline.begin()->second;
+    if (entry.prepared_parts > 0) {
+      Unprepare();  // only then: to form a batch anew for each client that gives up takes all day
+    }
+    Drop(entry, DropReason::kExpired);
   }
 }
 
@@ -130,7 +133,8 @@ void BatchQueue::State::Fill(Filling& filling) {
       continue;
     }
     if (!MayGoNow(*entry)) {
-      ++passed_over;
+      // Once, however many of its families were called. It may yet go: when who is due has.
+      passed_over += std::exchange(entry->refused_by_batch, filling.number) != filling.number;
       continue;
     }
     entry->seen_by_batch = filling.number;

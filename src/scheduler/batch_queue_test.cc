@@ -169,6 +169,39 @@ TEST(BatchQueue, DropsWhatIsCancelledOrTooLate) {
   EXPECT_EQ(queue.waiting_flops(), 0);
 }
 
+TEST(BatchQueue, APreparedBatchStaysWhenSomebodyElsesTimeIsOver) {
+  BatchQueue queue({.max_batch_tokens = 160});
+  for (uint64_t id = 1; id <= 2; ++id) {
+    WaitingWork work = MakeWork(id, 10);
+    work.deadline = kStart + milliseconds(id == 1 ? 9 : 5);
+    queue.Add(std::move(work));
+  }
+  queue.Prepare(kStart);
+  queue.DropExpired(kStart + milliseconds(6));
+  EXPECT_TRUE(queue.is_prepared());
+  EXPECT_EQ(queue.TakeDropped().size(), 1u);
+  queue.DropExpired(kStart + milliseconds(10));
+  EXPECT_FALSE(queue.is_prepared());
+  EXPECT_THAT(TakeIds(queue, kStart + milliseconds(10)), IsEmpty());
+}
+
+TEST(BatchQueue, CountsWhomItMustNotTakeOnce) {
+  // Work 2 does not fit beside the first and is due before those that came after work 3: twenty
+  // relatives of the first, in five families each.
+  BatchQueue queue({.max_batch_tokens = 64 * 16, .ageing = 1});
+  queue.SetSpeed(1e6, 1e9);
+  queue.Add(MakeWork(1, 16, /*family=*/7, /*shared_blocks=*/16));
+  queue.Add(MakeWork(2, 60));
+  queue.Add(MakeWork(3, 40));
+  queue.Add(MakeWork(4, 25));
+  for (uint64_t id = 5; id < 25; ++id) {
+    WaitingWork relative = MakeWork(id, 17, /*family=*/7, /*shared_blocks=*/16);
+    relative.parts[0].flops = 1;
+    queue.Add(std::move(relative));
+  }
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 3));
+}
+
 TEST(BatchQueue, APreparedBatchTakesInWhatComesLater) {
   BatchQueue queue({.max_batch_tokens = 160});
   queue.Add(MakeWork(1, 4));

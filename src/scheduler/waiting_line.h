@@ -45,7 +45,8 @@ struct WaitingEntry {
   // there are none.
   int32_t prepared_parts = 0;
   Place place;
-  uint64_t seen_by_batch = 0;  // the last one that considered it
+  uint64_t seen_by_batch = 0;     // the last one that considered it
+  uint64_t refused_by_batch = 0;  // the last one that it must not join, as others are due
 
   const PartCost& part() const { return work.parts[next_part]; }
   bool has_parts() const { return next_part < static_cast<int32_t>(work.parts.size()); }
