@@ -225,11 +225,6 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
   if (!options.cluster.coordinator.empty()) {
     report_board_ = std::make_unique<workplane::ReportBoard>(options.rank_count);
   }
-  ZP_ASSIGN_OR_RETURN(const spec::DType dtype, ParseDType(options.dtype));
-  const double cache_tokens_of_rank =
-      static_cast<double>(prefix_cache_bytes) / options.rank_count /
-      static_cast<double>(spec::KvBytesPerToken(host_model_->spec(), dtype));
-  const auto cache_tokens = static_cast<int64_t>(options.prefix_cache_quota * cache_tokens_of_rank);
   const std::vector<std::vector<int>> cpus_of_rank = SplitCores(options);
   ZP_ASSIGN_OR_RETURN(std::unique_ptr<routing::RoutingPolicy> policy,
                       routing::MakePolicy(options.routing_policy));
@@ -255,7 +250,9 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
     scheduler::SchedulerOptions scheduler_options = options.scheduler;
     scheduler_options.rank = rank;
     scheduler_options.block_key = block_key;
-    scheduler_options.cache_tokens = cache_tokens;
+    scheduler_options.cache_tokens =
+        static_cast<int64_t>(options.prefix_cache_quota *
+                             static_cast<double>(engines_.back()->prefix_cache_tokens()));
     const int32_t rank_id = RankIdOf(seat_ != nullptr ? seat_->host() : 0, rank);
     scheduler_options.on_report = [this, rank, rank_id](const protocol::RankReport& report) {
       router_->OnReport(rank_id, report);

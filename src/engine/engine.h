@@ -84,6 +84,9 @@ class Engine {
 
   virtual const spec::ModelSpec& spec() const = 0;
   virtual std::string kernels_name() const = 0;
+  // Tokens whose K and V the prefix cache has room for, as the kernels lay them out; 0: there is no
+  // cache.
+  virtual int64_t prefix_cache_tokens() const { return 0; }
 
   // Whether Run will accept this work: token ids within the vocabulary, lengths within
   // max_position_count, row positions inside their sequence and rising. InvalidArgument names the

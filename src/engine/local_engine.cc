@@ -65,6 +65,11 @@ class LocalEngine : public Engine {
 
   const spec::ModelSpec& spec() const override { return host_model_->spec(); }
   std::string kernels_name() const override { return std::string(kernels_->name()); }
+  int64_t prefix_cache_tokens() const override {
+    return prefix_cache_ == nullptr
+               ? 0
+               : int64_t{prefix_cache_->index().capacity_blocks()} * protocol::kBlockTokens;
+  }
 
   absl::Status Validate(const Work& work) const override { return CheckWork(spec(), work); }
   absl::Status ConnectHost(int32_t host, const std::string& advertisement) override;

@@ -343,6 +343,16 @@ TEST_P(PrefixCacheTest, TenantsShareNothing) {
   }
 }
 
+TEST_P(PrefixCacheTest, SaysHowManyTokensItHasRoomFor) {
+  EXPECT_EQ(MakeEngine(host_, {})->prefix_cache_tokens(), 0);
+  const auto engine = MakeEngine(host_, {.prefix_cache_bytes = 8 * block_bytes_ - 1});
+  EXPECT_EQ(engine->prefix_cache_tokens(), 7 * 16);
+  // No less: of one work, whose row is behind all of them, that many come back.
+  Work work{.request_id = "", .sequences = {{.tokens = Tokens(300, 5), .rows = {LabelsAt(299)}}}};
+  RunAll(*engine, {work});
+  EXPECT_EQ(RunAll(*engine, {work}).report.cached_tokens, 7 * 16);
+}
+
 TEST_P(PrefixCacheTest, RefusesABudgetThatHoldsNothing) {
   const auto engine = Engine::Create(host_, {.prefix_cache_bytes = block_bytes_ - 1});
   EXPECT_EQ(engine.status().code(), absl::StatusCode::kInvalidArgument);
