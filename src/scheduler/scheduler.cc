@@ -337,19 +337,23 @@ Scheduler::Answers Scheduler::AnswerPass(Pass pass) {
     if (found == requests_.end()) {
       continue;  // another piece of it failed, or its client left
     }
+    if (answer.ok()) {
+      answer->usage.queue_seconds = running.queue_seconds;
+      answer->usage.compute_seconds = pass.seconds;
+    }
+    WorkAssembly& assembly = found->second->assembly;
+    if (running.piece.is_ahead) {  // answers nothing: what is not held now, the answer computes
+      if (answer.ok()) {
+        assembly.AddAhead(answer->usage);
+      }
+      continue;
+    }
     if (!answer.ok()) {
       base::log::warn(
           "work {} failed: {}", running.piece.work.request_id, base::MessageOf(answer.status()));
       metrics_.failed.Increment();
       queue_.Remove(running.id);
       answers.emplace_back(Close(running.id), answer.status());
-      continue;
-    }
-    answer->usage.queue_seconds = running.queue_seconds;
-    answer->usage.compute_seconds = pass.seconds;
-    WorkAssembly& assembly = found->second->assembly;
-    if (running.piece.is_ahead) {
-      assembly.AddAhead(answer->usage);
       continue;
     }
     assembly.Add(running.piece.first_sequence, *std::move(answer));

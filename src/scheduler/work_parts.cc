@@ -16,6 +16,10 @@ using protocol::kBlockTokens;
 // A work of several passes is cut finer than them by this.
 constexpr int64_t kPartsPerBatch = 16;
 
+// Sequences that share more than this share of a pass with the first of their part are cut coarser,
+// by as much beyond that first one: each part computes anew what they share.
+constexpr int64_t kSharedShare = 2;
+
 // A work may take this share of what the prefix cache holds: others have their prefixes in there.
 constexpr int64_t kHeldShare = 4;
 
@@ -125,6 +129,42 @@ void PlanAhead(const spec::ModelSpec& spec,
   }
 }
 
+// The part that sequences join.
+class OpenPart {
+ public:
+  explicit OpenPart(const PlanLimits& limits, DistinctTokens held = {})
+      : max_batch_tokens_(limits.max_batch_tokens), tokens_(std::move(held)) {}
+
+  bool TakesAlso(const std::vector<TokenBlock>& blocks) const {
+    const int64_t new_tokens = tokens_.CountNew(blocks);
+    const int64_t then_tokens = tokens_.count() + new_tokens;
+    if (then_tokens <= max_batch_tokens_ / kPartsPerBatch) {
+      return true;
+    }
+    const int64_t coarse_tokens = max_batch_tokens_ / kSharedShare;
+    return CountTokens(blocks) - new_tokens > coarse_tokens &&
+           then_tokens - first_tokens_ <= coarse_tokens;
+  }
+
+  // Moves the blocks that are new to it to `part`.
+  void Take(const std::vector<TokenBlock>& blocks, PartCost& part) {
+    for (const TokenBlock& block : blocks) {
+      if (tokens_.Add(block)) {
+        part.blocks.push_back(block);
+      }
+    }
+    first_tokens_ = first_tokens_ > 0 ? first_tokens_ : CountTokens(blocks);
+  }
+
+  // No other part of the work runs in the same pass.
+  bool is_coarse() const { return first_tokens_ > max_batch_tokens_ / kSharedShare; }
+
+ private:
+  int64_t max_batch_tokens_;
+  DistinctTokens tokens_;
+  int64_t first_tokens_ = 0;  // of its first sequence
+};
+
 }  // namespace
 
 WorkPlan PlanParts(const spec::ModelSpec& spec,
@@ -138,30 +178,30 @@ WorkPlan PlanParts(const spec::ModelSpec& spec,
   PlanAhead(spec, work.sequences[0], cut[0], plan);
 
   const bool is_ahead = !plan.cuts.ahead_ends.empty();
-  const int64_t part_tokens = is_ahead || distinct_tokens <= limits.max_batch_tokens
-                                  ? INT64_MAX
-                                  : limits.max_batch_tokens / kPartsPerBatch;
-  const int32_t ahead_tokens = is_ahead ? plan.cuts.ahead_ends.back() : 0;
+  const bool is_one_part = is_ahead || distinct_tokens <= limits.max_batch_tokens;
   DistinctTokens seen;
-  seen.Add(std::span(cut[0].blocks).first(ahead_tokens / kBlockTokens));
-  DistinctTokens seen_in_part = seen;
+  if (is_ahead) {
+    seen.Add(std::span(cut[0].blocks).first(plan.cuts.ahead_ends.back() / kBlockTokens));
+  }
+  OpenPart open(limits, seen);
   for (size_t i = 0; i < cut.size(); ++i) {
     const std::vector<TokenBlock>& blocks = cut[i].blocks;
-    if (i == 0 || seen_in_part.count() + seen_in_part.CountNew(blocks) > part_tokens) {
+    if (i == 0 || (!is_one_part && !open.TakesAlso(blocks))) {
+      if (open.is_coarse()) {
+        seen = DistinctTokens();  // a pass of its own computes and costs all of it
+      }
+      if (i > 0) {
+        open = OpenPart(limits);
+      }
       plan.parts.emplace_back();
       plan.cuts.sequence_ends.emplace_back();
-      seen_in_part = i == 0 ? seen : DistinctTokens();
     }
     const int64_t shared_tokens = CountTokens(blocks) - seen.CountNew(blocks);
     const int64_t begin =
         std::max<int64_t>(shared_tokens / kBlockTokens * kBlockTokens, cut[i].held_tokens);
     plan.parts.back().flops += protocol::FlopsOf(spec, work.sequences[i], begin);
     seen.Add(blocks);
-    for (const TokenBlock& block : blocks) {
-      if (seen_in_part.Add(block)) {
-        plan.parts.back().blocks.push_back(block);
-      }
-    }
+    open.Take(blocks, plan.parts.back());
     plan.cuts.sequence_ends.back() = static_cast<int32_t>(i) + 1;
   }
   return plan;

@@ -38,9 +38,11 @@ struct WorkPlan {
 };
 
 // One part for a work that fits into a pass; else parts of whole sequences, small against a pass,
-// so that they fill what others leave of it. A long common beginning (one long sequence has it with
-// itself) is computed ahead in parts of its own if the limits allow it, so that nobody waits for
-// all of it; nothing else cuts a sequence.
+// so that they fill what others leave of it. Sequences that share more than half a pass come in
+// larger parts, of one sequence and half of max_batch_tokens at most, lest each pass that computes
+// what they share does little else; each such part costs all of that. A long common beginning (one
+// long sequence has it with itself) is computed ahead in parts of its own if the limits allow it,
+// so that nobody waits for all of it; nothing else cuts a sequence.
 WorkPlan PlanParts(const spec::ModelSpec& spec,
                    const protocol::BlockHasher& hasher,
                    const protocol::Work& work,

@@ -88,11 +88,42 @@ TEST(WorkParts, CostTogetherWhatTheWorkCosts) {
     sequence.rows = {{.position = 93, .columns = {1}}};
     work.sequences.push_back(std::move(sequence));
   }
-  for (const int64_t max_batch_tokens : {100, 200, 10'000}) {
+  for (const int64_t max_batch_tokens : {200, 10'000}) {
     const WorkPlan plan = Plan(work, max_batch_tokens);
     EXPECT_EQ(plan.parts.size(), plan.cuts.sequence_ends.size());
     const double expected = protocol::CostOf(Spec(), work).flops;
     EXPECT_NEAR(SumOfFlops(plan), expected, 1e-9 * expected);
+  }
+}
+
+// A prompt that nearly fills a pass, or more, and many labels: each pass costs all of the prompt.
+TEST(WorkParts, WhatNearlyFillsAPassIsComputedInFewOfThemAndPaidForInEach) {
+  for (const int32_t prompt_tokens : {304, 496, 800}) {
+    for (const TokenId label_count : {5, 100}) {
+      Work work;
+      for (TokenId i = 0; i < label_count; ++i) {
+        protocol::Sequence sequence = Range(0, prompt_tokens);
+        sequence.tokens.insert(sequence.tokens.end(), {1000 + i, 2000 + i, 3000 + i, 4000 + i});
+        sequence.rows = {{.position = prompt_tokens + 3, .columns = {1}}};
+        work.sequences.push_back(std::move(sequence));
+      }
+      const WorkPlan plan = Plan(work, 500);
+      // Half a pass of labels comes with the prompt each time.
+      EXPECT_LE(plan.parts.size(), 1u + 4 * label_count / 240)
+          << prompt_tokens << " " << label_count;
+      double expected = 0;
+      int32_t begin = 0;
+      for (size_t i = 0; i < plan.parts.size(); ++i) {
+        const int32_t end = plan.cuts.sequence_ends[i];
+        const Work part{
+            .sequences = {work.sequences.begin() + begin, work.sequences.begin() + end}};
+        EXPECT_LE(CountTokens(plan.parts[i].blocks), prompt_tokens + 4 + 250);
+        expected += protocol::CostOf(Spec(), part).flops;
+        begin = end;
+      }
+      EXPECT_EQ(begin, label_count);
+      EXPECT_NEAR(SumOfFlops(plan), expected, 1e-9 * expected);
+    }
   }
 }
 
