@@ -250,9 +250,8 @@ absl::Status LocalModel::StartRanks(const LocalModelOptions& options) {
     scheduler::SchedulerOptions scheduler_options = options.scheduler;
     scheduler_options.rank = rank;
     scheduler_options.block_key = block_key;
-    scheduler_options.cache_tokens =
-        static_cast<int64_t>(options.prefix_cache_quota *
-                             static_cast<double>(engines_.back()->prefix_cache_tokens()));
+    scheduler_options.cache_tokens = static_cast<int64_t>(
+        options.prefix_cache_quota * static_cast<double>(engines_.back()->prefix_cache_tokens()));
     const int32_t rank_id = RankIdOf(seat_ != nullptr ? seat_->host() : 0, rank);
     scheduler_options.on_report = [this, rank, rank_id](const protocol::RankReport& report) {
       router_->OnReport(rank_id, report);
