@@ -150,6 +150,13 @@ void AddServingFlags(CLI::App& command, ServeOptions& options) {
           },
           "How long a batch that does not hide its gathers may wait for company (default: 0)")
       ->check(CLI::Range(0, 60'000));
+  command
+      .add_option(
+          "--ahead-tokens",
+          options.model.scheduler.ahead_tokens,
+          "With --prefix-cache: of a long beginning, how much a pass computes (at least T*)")
+      ->check(CLI::Range(16, 1 << 20))
+      ->capture_default_str();
   command.add_flag("--allow-priority",
                    options.model.service.allow_priority,
                    "Heed `priority` in requests; who may set it can starve the others");

@@ -25,7 +25,7 @@ struct VirtualRankOptions {
   scheduler::BatchQueueOptions queue = {};
   int64_t cache_bytes = 0;
   uint64_t block_key = 0;
-  int64_t ahead_tokens = 1024;  // see scheduler::SchedulerOptions
+  int64_t ahead_tokens = 512;  // see scheduler::SchedulerOptions
 };
 
 class VirtualRank {

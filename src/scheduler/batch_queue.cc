@@ -34,7 +34,8 @@ struct BatchQueue::State {
     std::vector<Entry*> entries;
     DistinctTokens distinct;
     double flops = 0;
-    Place last_key;  // of all in it, the one that came last in the order
+    int64_t step_count = 0;  // parts of works that run one part a pass
+    Place last_key;          // of all in it, the one that came last in the order
   };
 
   explicit State(const BatchQueueOptions& queue_options)
@@ -47,6 +48,7 @@ struct BatchQueue::State {
   void Fill(Filling& filling);
   bool MayGoNow(const Entry& entry) const;
   int32_t TakeParts(Entry& entry, Filling& filling) const;
+  bool MayStep(const Entry& entry, const Filling& filling) const;
   bool MustFormAnew() const;
   void Unprepare();
   Batch Finish(const Filling& filling);
@@ -64,6 +66,7 @@ struct BatchQueue::State {
   uint64_t next_number = 1;
   uint64_t next_batch = 1;
   uint64_t sweep_cursor = 0;
+  int64_t stepping_count = 0;  // of entries that run one part a pass
   std::optional<Filling> prepared;
   std::optional<Place> first_late;  // of those added since `prepared` was formed
   std::vector<DroppedWork> dropped;
@@ -75,6 +78,7 @@ void BatchQueue::State::Forget(Entry& entry) {
     line.Leave(entry);
   }
   waiting_flops -= entry.remaining_flops;
+  stepping_count -= entry.work.one_part_per_pass ? 1 : 0;
   by_arrival.erase(entry.number);
   if (entry.work.deadline.has_value()) {
     by_deadline.erase({*entry.work.deadline, entry.number});
@@ -138,15 +142,17 @@ void BatchQueue::State::Fill(Filling& filling) {
       continue;
     }
     entry->seen_by_batch = filling.number;
+    const bool may_step = MayStep(*entry, filling);
     line.Leave(*entry);
     const PartCost& first_part = entry->part();
-    entry->prepared_parts = TakeParts(*entry, filling);
+    entry->prepared_parts = may_step ? TakeParts(*entry, filling) : 0;
     if (entry->prepared_parts == 0) {
       line.Enter(*entry);
       ++passed_over;
       continue;
     }
     filling.entries.push_back(entry);
+    filling.step_count += entry->work.one_part_per_pass ? 1 : 0;
     filling.last_key = filling.entries.size() == 1
                            ? candidates.last_key()
                            : std::max(filling.last_key, candidates.last_key());
@@ -191,6 +197,19 @@ int32_t BatchQueue::State::TakeParts(Entry& entry, Filling& filling) const {
     entry.remaining_flops -= part.flops;
   }
   return part_count;
+}
+
+// Works that run one part a pass take turns, or every pass would have a part of each: half of them
+// at once, so that no pass is long while they are few and none falls behind while they are many.
+// One whose turn is due goes, or it would bar who came after it, and so does a part that others in
+// the batch compute anyway.
+bool BatchQueue::State::MayStep(const Entry& entry, const Filling& filling) const {
+  if (!entry.work.one_part_per_pass || admitted_flops > entry.place.due ||
+      filling.step_count < std::max<int64_t>(1, (stepping_count + 1) / 2)) {
+    return true;
+  }
+  const std::vector<TokenBlock>& blocks = entry.part().blocks;
+  return filling.distinct.CountNew(blocks) < CountTokens(blocks) / 2;
 }
 
 void BatchQueue::State::Unprepare() {
@@ -258,6 +277,7 @@ void BatchQueue::Add(WaitingWork work) {
   }
   state.admitted_flops += entry->remaining_flops;
   state.waiting_flops += entry->remaining_flops;
+  state.stepping_count += work.one_part_per_pass ? 1 : 0;
   entry->admitted_flops = state.admitted_flops;
   entry->number = state.next_number++;
   entry->work = std::move(work);

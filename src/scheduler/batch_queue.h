@@ -20,7 +20,8 @@
 // prefix counts once; a single part that is larger runs alone). What does not fit is passed over
 // within the bound above. A work that is longer than all that is in the batch together does not
 // join it once the batch has reached T*, unless it stays within twice T* or a quarter of the limit:
-// the shorter ones would wait for it. Below T* they wait for the gather anyway.
+// the shorter ones would wait for it. Below T* they wait for the gather anyway. Of n works that run
+// one part a pass (n + 1) / 2 have one in it, more where parts are shared or their turn is due.
 //
 // Cost: Add, Remove and each work taken cost O(log queue) and their own blocks.
 //

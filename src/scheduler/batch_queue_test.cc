@@ -267,6 +267,48 @@ TEST(BatchQueue, TakesOnePartAPassWhereEachNeedsTheOneBefore) {
   EXPECT_TRUE(third.works[0].is_last);
 }
 
+// A pass has a part of one, or of half of them where they are many; none is held up for ever.
+TEST(BatchQueue, WorksOfOnePartAPassTakeTurns) {
+  BatchQueue queue({.max_batch_tokens = 1600});
+  for (uint64_t id = 1; id <= 4; ++id) {
+    WaitingWork work = MakeParts(id, 3, 4);
+    work.one_part_per_pass = true;
+    queue.Add(std::move(work));
+  }
+  queue.Add(MakeWork(5, 1));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(5, 1, 2));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 2));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 2));
+  for (int pass = 0; pass < 3; ++pass) {
+    EXPECT_THAT(TakeIds(queue), ElementsAre(3)) << pass;
+  }
+  EXPECT_THAT(TakeIds(queue), ElementsAre(4));
+}
+
+// Theirs are computed once, so they go together.
+TEST(BatchQueue, WorksOfOneBeginningTakeItsPartsTogether) {
+  BatchQueue queue({.max_batch_tokens = 1600});
+  for (uint64_t id = 1; id <= 2; ++id) {
+    WaitingWork work = MakeParts(7, 2, 4);
+    work.id = id;
+    work.one_part_per_pass = true;
+    queue.Add(std::move(work));
+  }
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 2));
+}
+
+// Whose turn is due goes: to pass it over would bar all that came after it.
+TEST(BatchQueue, AWorkOfOnePartAPassThatIsDueDoesNotWaitForItsTurn) {
+  BatchQueue queue({.max_batch_tokens = 1600, .ageing = 1});
+  for (uint64_t id = 1; id <= 2; ++id) {
+    WaitingWork work = MakeParts(id, 2, 2);
+    work.one_part_per_pass = true;
+    queue.Add(std::move(work));
+  }
+  queue.Add(MakeWork(3, 6));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 2, 3));
+}
+
 TEST(BatchQueue, APartLargerThanABatchRunsAlone) {
   BatchQueue queue({.max_batch_tokens = 160});
   queue.Add(MakeWork(1, 2));

@@ -50,8 +50,9 @@ struct SchedulerOptions {
   // Tokens that the engine's prefix cache holds, for one salt; 0: there is none. Of works that are
   // small against it the long beginnings are computed ahead of the rest, over several passes.
   int64_t cache_tokens = 0;
-  // How much of such a beginning a pass computes; at least T*.
-  int64_t ahead_tokens = 1024;
+  // How much of such a beginning a pass computes; at least T*. Less: shorter passes, and so shorter
+  // waits for others; more: fewer passes, each of which costs more than its tokens.
+  int64_t ahead_tokens = 512;
   protocol::OnRankReport on_report = nullptr;  // may be null
 };
 
