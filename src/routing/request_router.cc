@@ -1,6 +1,7 @@
 #include "routing/request_router.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/check.h"
@@ -8,6 +9,9 @@
 
 namespace zp::routing {
 namespace {
+
+// How far back a rank's busy share looks: a few passes of any machine.
+constexpr double kBusyMemorySeconds = 4;
 
 // Rendezvous hashing: each prefix orders the ranks in its own way, the same at every gateway.
 uint64_t TieBreak(const protocol::BlockHash& affinity, RankId rank) {
@@ -116,6 +120,7 @@ absl::StatusOr<Placement> RequestRouter::Decide(const WorkProfile& work,
                                                 std::chrono::steady_clock::time_point now,
                                                 const DecideOptions& options) {
   const std::lock_guard lock(mutex_);
+  WatchBusy(now);
   LookAtRanks(work, options.excluded, now);
   if (views_.empty()) {
     return absl::UnavailableError("no rank is there to take the request");
@@ -128,6 +133,17 @@ absl::StatusOr<Placement> RequestRouter::Decide(const WorkProfile& work,
   ZP_CHECK(choice.index < views_.size()) << choice.index;
   return Place(
       work, views_[choice.index], options.excluded.empty() ? choice.reason : Reason::kRetry, now);
+}
+
+// Whether each rank has work, as decisions find it, weighed by the time since the last of them.
+void RequestRouter::WatchBusy(std::chrono::steady_clock::time_point now) {
+  const double elapsed_s = std::chrono::duration<double>(now - watched_).count();
+  watched_ = std::max(watched_, now);
+  const double kept = std::exp(-std::max(0.0, elapsed_s) / kBusyMemorySeconds);
+  for (RankSlot slot = 0; slot < std::ssize(seats_); ++slot) {
+    const double is_busy = ledger_.outstanding(slot).requests > 0 ? 1 : 0;
+    seats_[slot].busy_share = kept * seats_[slot].busy_share + (1 - kept) * is_busy;
+  }
 }
 
 void RequestRouter::LookAtRanks(const WorkProfile& work,
@@ -147,6 +163,7 @@ void RequestRouter::LookAtRanks(const WorkProfile& work,
          .outstanding = ledger_.outstanding(slot),
          .waiting_flops = seat.waiting_flops,
          .pass_elapsed_s = std::chrono::duration<double>(now - seat.pass_begin).count(),
+         .busy_share = seat.busy_share,
          .saturation_flops = saturation_.saturation_flops(slot),
          .flops_per_s = saturation_.flops_per_s(slot),
          .compute_flops_per_s = saturation_.compute_flops_per_s(slot),

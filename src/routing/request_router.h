@@ -130,11 +130,13 @@ class RequestRouter {
     // The pass that runs there: when it began, and what has come since, which is not in it.
     std::chrono::steady_clock::time_point pass_begin = {};
     double waiting_flops = 0;
+    double busy_share = 1;  // of the last seconds; a rank that is new is taken for busy
   };
 
   void DropExpected(RankSlot slot, std::span<const protocol::BlockHash> blocks);
   // The rest with mutex_ held.
   RankSlot FreeSlot();
+  void WatchBusy(std::chrono::steady_clock::time_point now);
   void LookAtRanks(const WorkProfile& work,
                    std::span<const RankId> excluded,
                    std::chrono::steady_clock::time_point now);
@@ -157,6 +159,7 @@ class RequestRouter {
   Saturation saturation_;
   std::vector<Seat> seats_;  // by slot
   absl::flat_hash_map<RankId, RankSlot> slots_;
+  std::chrono::steady_clock::time_point watched_ = {};  // when WatchBusy last looked
   // Kept between decisions, so that none allocates.
   HeldPrefixes held_;
   std::vector<RankView> views_;

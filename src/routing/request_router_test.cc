@@ -99,6 +99,23 @@ TEST_F(RequestRouterTest, KnowsWhatARanksRunningPassHasInItAndSinceWhen) {
   EXPECT_EQ(seen.pass_elapsed_s, 1);
 }
 
+TEST_F(RequestRouterTest, KnowsHowMuchOfTheLastSecondsARankHadWork) {
+  RankView seen;
+  RequestRouter router(spec_, {}, std::make_unique<Spy>(seen));
+  ASSERT_TRUE(router.AddRank(0).ok());
+  std::mt19937 random(1);
+  const auto decide = [&](int second) {
+    return *router.Decide(router.Profile(RandomWork(random)), kNow + seconds(second));
+  };
+  Placement first = decide(0);
+  first.Release();
+  decide(60).Release();
+  EXPECT_LT(seen.busy_share, 0.01);
+  const Placement stays = decide(61);
+  const Placement another = decide(90);
+  EXPECT_GT(seen.busy_share, 0.99);
+}
+
 TEST_F(RequestRouterTest, WhatWasExpectedIsForgottenWithItsWork) {
   const auto router = MakeRouter("full", 4);
   std::mt19937 random(1);

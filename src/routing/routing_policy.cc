@@ -108,11 +108,14 @@ double MeanSpeed(Ranks ranks) {
 // What the choice costs this work and all others: the seconds until its answer, and the compute
 // that the ranks then lack for others. The work counts at the speed of all: what a rank computes
 // twice is lost to all, and of like ranks the one whose speed was just measured a little higher
-// must not draw prefixes from their owners.
+// must not draw prefixes from their owners. Nobody lacks the compute of a rank that is idle most of
+// the time.
 Choice Full(const PolicyOptions& options, const WorkView&, Ranks ranks) {
   const double flops_weight = options.compute_weight / MeanSpeed(ranks);
   const size_t best = Least(ranks, [&](const RankView& rank) {
-    return std::pair(SecondsToAnswer(rank) + flops_weight * rank.cost_flops, rank.cost_flops);
+    const double lacked = std::min(1.0, 2 * rank.busy_share);
+    return std::pair(SecondsToAnswer(rank) + lacked * flops_weight * rank.cost_flops,
+                     rank.cost_flops);
   });
   const RankView& rank = ranks[best];
   if (rank.held_tokens > 0 && rank.cost_flops <= ranks[Owner(ranks)].cost_flops) {

@@ -25,6 +25,7 @@ struct RankView {
   // Of the outstanding, what its running pass does not have in it, and how long that runs already.
   double waiting_flops = 0;
   double pass_elapsed_s = 0;
+  double busy_share = 1;        // of the last seconds it had work
   double saturation_flops = 0;  // T*, what a pass computes while it gathers; 0: nothing is gathered
   double flops_per_s = 0;       // while passes run; 0: not known
   double compute_flops_per_s = 0;  // while it computes; 0: not known
@@ -65,8 +66,9 @@ class RoutingPolicy {
 struct PolicyOptions {
   // prefix_flops: the owner may be this much busier than the least loaded.
   double slack = 0.25;
-  // full: what a second of compute is worth, in seconds that the work is answered sooner. 0: the
-  // soonest answer, whatever is computed twice for it; infinite: the least work, whatever the wait.
+  // full: what a second of a busy rank's compute is worth, in seconds that the work is answered
+  // sooner. 0: the soonest answer, whatever is computed twice for it; infinite: the least work,
+  // whatever the wait.
   double compute_weight = 8;
   // cache_aware: the ranks are out of balance when the numbers of their requests differ by more
   // than `balance_absolute` and by more than the factor `balance_relative`; then the prefix is

@@ -85,6 +85,16 @@ TEST(RoutingPolicy, FullDoesNotScatterAPrefixWhereNothingIsGatheredAndLittleWait
   EXPECT_EQ(Choose("full", ranks).index, 1u);
 }
 
+// 5 s elsewhere beside 6 s and more at the owner: what an idle rank computes twice nobody lacks.
+TEST(RoutingPolicy, FullReplicatesAPrefixAtOnceWhereARankIsIdleMostOfTheTime) {
+  std::vector<RankView> ranks = {Rank(0, 0, 0, 50), Rank(1, 3, 60, 10, 800)};
+  ranks[0].saturation_flops = ranks[1].saturation_flops = 0;
+  ranks[0].busy_share = 0.5;
+  EXPECT_EQ(Choose("full", ranks).index, 1u);
+  ranks[0].busy_share = 0.1;
+  EXPECT_EQ(Choose("full", ranks).index, 0u);
+}
+
 TEST(RoutingPolicy, FullTakesBelowSaturationTheRankWhosePassEndsFirst) {
   EXPECT_EQ(Choose("full", {Busy(0, 20, 0, 2, 50), Busy(1, 60, 0, 7, 50)}).index, 1u)
       << "both gather for 10 s, whatever they compute";
