@@ -122,7 +122,7 @@ TEST(BatchQueue, CountsASharedPrefixOnce) {
 }
 
 TEST(BatchQueue, CallsTheRelativesOfWhatRuns) {
-  BatchQueue queue({.max_batch_tokens = 24 * 16});
+  BatchQueue queue({.max_batch_tokens = int64_t{24} * 16});
   for (uint64_t i = 0; i < 16; ++i) {
     queue.Add(MakeWork(i + 1, 10, /*family=*/i % 4, /*shared_blocks=*/9));
   }
@@ -188,7 +188,7 @@ TEST(BatchQueue, APreparedBatchStaysWhenSomebodyElsesTimeIsOver) {
 TEST(BatchQueue, CountsWhomItMustNotTakeOnce) {
   // Work 2 does not fit beside the first and is due before those that came after work 3: twenty
   // relatives of the first, in five families each.
-  BatchQueue queue({.max_batch_tokens = 64 * 16, .ageing = 1});
+  BatchQueue queue({.max_batch_tokens = int64_t{64} * 16, .ageing = 1});
   queue.SetSpeed(1e6, 1e9);
   queue.Add(MakeWork(1, 16, /*family=*/7, /*shared_blocks=*/16));
   queue.Add(MakeWork(2, 60));
