@@ -12,6 +12,8 @@ namespace {
 
 // How far back a rank's busy share looks: a few passes of any machine.
 constexpr double kBusyMemorySeconds = 4;
+// After so long without a pass, while others report theirs, nobody knows how fast a rank is.
+constexpr std::chrono::seconds kMeasurementLifetime{10};
 
 // Rendezvous hashing: each prefix orders the ranks in its own way, the same at every gateway.
 uint64_t TieBreak(const protocol::BlockHash& affinity, RankId rank) {
@@ -109,6 +111,7 @@ void RequestRouter::OnReport(RankId rank,
     index_.Apply(found->second, report.cache);
     seats_[found->second].pass_begin = now;
     seats_[found->second].waiting_flops = 0;
+    last_pass_end_ = now;
   }
 }
 
@@ -120,7 +123,7 @@ absl::StatusOr<Placement> RequestRouter::Decide(const WorkProfile& work,
                                                 std::chrono::steady_clock::time_point now,
                                                 const DecideOptions& options) {
   const std::lock_guard lock(mutex_);
-  WatchBusy(now);
+  WatchRanks(now);
   LookAtRanks(work, options.excluded, now);
   if (views_.empty()) {
     return absl::UnavailableError("no rank is there to take the request");
@@ -135,14 +138,22 @@ absl::StatusOr<Placement> RequestRouter::Decide(const WorkProfile& work,
       work, views_[choice.index], options.excluded.empty() ? choice.reason : Reason::kRetry, now);
 }
 
-// Whether each rank has work, as decisions find it, weighed by the time since the last of them.
-void RequestRouter::WatchBusy(std::chrono::steady_clock::time_point now) {
-  const double elapsed_s = std::chrono::duration<double>(now - watched_).count();
-  watched_ = std::max(watched_, now);
-  const double kept = std::exp(-std::max(0.0, elapsed_s) / kBusyMemorySeconds);
+// What time does to what is known of ranks: whether each has work, as decisions find it, weighed by
+// the time since the last of them; and how fast those are that have none. A rank that looks slow
+// gets no work, so that it would look slow for ever.
+void RequestRouter::WatchRanks(std::chrono::steady_clock::time_point now) {
+  const bool others_report = now - last_pass_end_ < kMeasurementLifetime;
   for (RankSlot slot = 0; slot < std::ssize(seats_); ++slot) {
-    const double is_busy = ledger_.outstanding(slot).requests > 0 ? 1 : 0;
-    seats_[slot].busy_share = kept * seats_[slot].busy_share + (1 - kept) * is_busy;
+    Seat& seat = seats_[slot];
+    const bool is_busy = ledger_.outstanding(slot).requests > 0;
+    const double elapsed_s =
+        std::chrono::duration<double>(now - seat.watched.value_or(now)).count();
+    const double kept = std::exp(-std::max(0.0, elapsed_s) / kBusyMemorySeconds);
+    seat.busy_share = kept * seat.busy_share + (is_busy ? 1 - kept : 0);
+    seat.watched = now;
+    if (!is_busy && others_report && now - seat.pass_begin > kMeasurementLifetime) {
+      saturation_.Forget(slot);
+    }
   }
 }
 

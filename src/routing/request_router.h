@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -131,12 +132,14 @@ class RequestRouter {
     std::chrono::steady_clock::time_point pass_begin = {};
     double waiting_flops = 0;
     double busy_share = 1;  // of the last seconds; a rank that is new is taken for busy
+    std::optional<std::chrono::steady_clock::time_point> watched =
+        {};  // when it was last looked at
   };
 
   void DropExpected(RankSlot slot, std::span<const protocol::BlockHash> blocks);
   // The rest with mutex_ held.
   RankSlot FreeSlot();
-  void WatchBusy(std::chrono::steady_clock::time_point now);
+  void WatchRanks(std::chrono::steady_clock::time_point now);
   void LookAtRanks(const WorkProfile& work,
                    std::span<const RankId> excluded,
                    std::chrono::steady_clock::time_point now);
@@ -159,7 +162,7 @@ class RequestRouter {
   Saturation saturation_;
   std::vector<Seat> seats_;  // by slot
   absl::flat_hash_map<RankId, RankSlot> slots_;
-  std::chrono::steady_clock::time_point watched_ = {};  // when WatchBusy last looked
+  std::chrono::steady_clock::time_point last_pass_end_ = {};  // of any rank
   // Kept between decisions, so that none allocates.
   HeldPrefixes held_;
   std::vector<RankView> views_;

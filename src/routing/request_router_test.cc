@@ -107,13 +107,36 @@ TEST_F(RequestRouterTest, KnowsHowMuchOfTheLastSecondsARankHadWork) {
   const auto decide = [&](int second) {
     return *router.Decide(router.Profile(RandomWork(random)), kNow + seconds(second));
   };
-  Placement first = decide(0);
-  first.Release();
-  decide(60).Release();
+  decide(1000).Release();
+  EXPECT_EQ(seen.busy_share, 1) << "it is new";
+  decide(1060).Release();
   EXPECT_LT(seen.busy_share, 0.01);
-  const Placement stays = decide(61);
-  const Placement another = decide(90);
+  const Placement stays = decide(1061);
+  const Placement another = decide(1090);
   EXPECT_GT(seen.busy_share, 0.99);
+}
+
+// A pass in which it was frozen, or gathered over a link that is mended now, says nothing any more.
+TEST_F(RequestRouterTest, ARankThatLookedSlowIsTriedAgainWhileOthersWork) {
+  const auto router = MakeRouter("full", 2);
+  std::mt19937 random(1);
+  const auto decide = [&](int second) {
+    return *router->Decide(router->Profile(RandomWork(random)), kNow + seconds(second));
+  };
+  const protocol::RankReport fast = {.flops_per_s = 1e12, .saturation_flops = 1e10};
+  router->OnReport(0, fast, kNow);
+  router->OnReport(1, {.flops_per_s = 1e10, .saturation_flops = 1e12}, kNow);
+  std::vector<Placement> placements;
+  for (int second = 1; second <= 10; ++second) {
+    placements.push_back(decide(second));
+    EXPECT_EQ(placements.back().rank(), 0) << second;
+    router->OnReport(0, fast, kNow + seconds(second));
+  }
+  EXPECT_EQ(decide(11).rank(), 1);
+  // Where nobody works, what was measured last holds.
+  placements.clear();
+  router->OnReport(1, {.flops_per_s = 1e10, .saturation_flops = 1e12}, kNow + seconds(11));
+  EXPECT_EQ(decide(60).rank(), 0);
 }
 
 TEST_F(RequestRouterTest, WhatWasExpectedIsForgottenWithItsWork) {
