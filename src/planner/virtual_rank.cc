@@ -57,14 +57,13 @@ VirtualRank::VirtualRank(const spec::ModelSpec& spec,
 
 VirtualRank::~VirtualRank() = default;
 
-// As Scheduler::Limits.
 scheduler::PlanLimits VirtualRank::Limits() const {
   scheduler::PlanLimits limits = {.max_batch_tokens = options_.queue.max_batch_tokens};
   if (cache_ != nullptr) {
-    const auto saturation_tokens = static_cast<int64_t>(model_.saturation_flops() /
-                                                        spec::PassFlops(spec_, {.token_count = 1}));
-    limits.ahead_tokens =
-        std::max(options_.ahead_tokens, std::min(saturation_tokens, limits.max_batch_tokens));
+    limits.ahead_tokens = scheduler::AheadTokens(
+        options_.ahead_tokens,
+        model_.saturation_flops() / spec::PassFlops(spec_, {.token_count = 1}),
+        limits.max_batch_tokens);
     limits.max_held_tokens =
         options_.cache_bytes / spec::KvBytesPerToken(spec_, spec::DType::kBf16);
     limits.held = &held_blocks_;

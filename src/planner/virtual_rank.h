@@ -17,6 +17,7 @@
 #include "protocol/work_cost.h"
 #include "scheduler/batch_queue.h"
 #include "scheduler/held_blocks.h"
+#include "scheduler/scheduler.h"
 #include "scheduler/work_parts.h"
 
 namespace zp::planner {
@@ -25,7 +26,7 @@ struct VirtualRankOptions {
   scheduler::BatchQueueOptions queue = {};
   int64_t cache_bytes = 0;
   uint64_t block_key = 0;
-  int64_t ahead_tokens = 512;  // see scheduler::SchedulerOptions
+  int64_t ahead_tokens = scheduler::SchedulerOptions{}.ahead_tokens;
 };
 
 class VirtualRank {

@@ -122,10 +122,8 @@ PlanLimits Scheduler::Limits() const {
                        .held = &held_blocks_};
   if (options_.cache_tokens > 0) {
     std::lock_guard lock(mutex_);
-    // Below T* a pass would cost more than its tokens.
-    const auto saturation_tokens = static_cast<int64_t>(
-        std::min(speed_.saturation().tokens, static_cast<double>(options_.max_batch_tokens)));
-    limits.ahead_tokens = std::max(options_.ahead_tokens, saturation_tokens);
+    limits.ahead_tokens =
+        AheadTokens(options_.ahead_tokens, speed_.saturation().tokens, options_.max_batch_tokens);
   }
   return limits;
 }

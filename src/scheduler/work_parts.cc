@@ -20,6 +20,9 @@ constexpr int64_t kPartsPerBatch = 16;
 // by as much beyond that first one: each part computes anew what they share.
 constexpr int64_t kSharedShare = 2;
 
+// What is shorter than so many steps is not computed ahead: nobody waits long for it.
+constexpr int64_t kLeastSteps = 2;
+
 // A work may take this share of what the prefix cache holds: others have their prefixes in there.
 constexpr int64_t kHeldShare = 4;
 
@@ -92,7 +95,7 @@ std::vector<int32_t> CutAhead(const spec::ModelSpec& spec,
                               const std::vector<CutSequence>& cut,
                               int64_t distinct_tokens,
                               const PlanLimits& limits) {
-  if (limits.ahead_tokens < kBlockTokens || distinct_tokens <= limits.ahead_tokens ||
+  if (limits.ahead_tokens < kBlockTokens || distinct_tokens < kLeastSteps * limits.ahead_tokens ||
       distinct_tokens > limits.max_held_tokens / kHeldShare) {
     return {};
   }
@@ -166,6 +169,11 @@ class OpenPart {
 };
 
 }  // namespace
+
+int64_t AheadTokens(int64_t set_tokens, double saturation_tokens, int64_t max_batch_tokens) {
+  const double most_tokens = static_cast<double>(max_batch_tokens);
+  return std::max(set_tokens, static_cast<int64_t>(std::min(saturation_tokens, most_tokens)));
+}
 
 WorkPlan PlanParts(const spec::ModelSpec& spec,
                    const protocol::BlockHasher& hasher,

@@ -23,6 +23,10 @@ struct PlanLimits {
   const HeldBlocks* held = nullptr;  // what it holds now; null: nothing
 };
 
+// The `ahead_tokens` of a rank: what was set, and at least T*, below which a pass would cost more
+// than its tokens, if a pass may have so many.
+int64_t AheadTokens(int64_t set_tokens, double saturation_tokens, int64_t max_batch_tokens);
+
 // Where a work is cut into parts.
 struct WorkCuts {
   // The first parts compute the first ahead_ends[i] tokens of what all sequences begin with, for
@@ -40,9 +44,9 @@ struct WorkPlan {
 // One part for a work that fits into a pass; else parts of whole sequences, small against a pass,
 // so that they fill what others leave of it. Sequences that share more than half a pass come in
 // larger parts, of one sequence and half of max_batch_tokens at most, lest each pass that computes
-// what they share does little else; each such part costs all of that. A long common beginning (one
-// long sequence has it with itself) is computed ahead in parts of its own if the limits allow it,
-// so that nobody waits for all of it; nothing else cuts a sequence.
+// what they share does little else; each such part costs all of that. A long common beginning, of
+// two steps or more (one long sequence has it with itself), is computed ahead in parts of its own
+// if the limits allow it, so that nobody waits for all of it; nothing else cuts a sequence.
 WorkPlan PlanParts(const spec::ModelSpec& spec,
                    const protocol::BlockHasher& hasher,
                    const protocol::Work& work,

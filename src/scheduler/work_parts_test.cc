@@ -127,6 +127,15 @@ TEST(WorkParts, WhatNearlyFillsAPassIsComputedInFewOfThemAndPaidForInEach) {
   }
 }
 
+TEST(WorkParts, WhatIsShorterThanTwoStepsIsNotComputedAhead) {
+  Work work{.sequences = {Range(0, 255)}};
+  work.sequences[0].rows = {{.position = 254, .columns = {1}}};
+  EXPECT_TRUE(Plan(work, 1000, 128).cuts.ahead_ends.empty());
+  work.sequences[0] = Range(0, 256);
+  work.sequences[0].rows = {{.position = 255, .columns = {1}}};
+  EXPECT_EQ(Plan(work, 1000, 128).cuts.ahead_ends, (std::vector<int32_t>{128}));
+}
+
 TEST(WorkParts, ALongSequenceIsComputedAheadThroughTheCache) {
   Work work{.sequences = {Range(0, 500)}};
   work.sequences[0].rows = {{.position = 499, .columns = {1}}};
