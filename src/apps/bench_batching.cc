@@ -8,17 +8,14 @@
 #include <utility>
 #include <vector>
 
+#include "apps/bench_prompts.h"
 #include "apps/command.h"
-#include "boost/json.hpp"
-#include "fmt/format.h"
 #include "scheduler/batch_queue.h"
 #include "scheduler/work_parts.h"
 #include "spec/model_shapes.h"
 
 namespace zp::apps {
 namespace {
-
-namespace json = boost::json;
 
 using Clock = std::chrono::steady_clock;
 
@@ -90,27 +87,18 @@ class BatchingBench {
     const auto per_work_us = [&](std::chrono::duration<double> seconds) {
       return 1e6 * seconds.count() / static_cast<double>(taken);
     };
-    Print({{"bench", "batching"},
-           {"depth", depth},
-           {"prompt_tokens", options_.prompt_tokens},
-           {"works_per_batch", static_cast<double>(taken) / static_cast<double>(batches)},
-           {"asked_per_distinct",
-            static_cast<double>(taken * options_.prompt_tokens) /
-                static_cast<double>(distinct_tokens)},
-           {"plan_us_per_work", per_work_us(plan_seconds_)},
-           {"add_us_per_work", per_work_us(add_seconds)},
-           {"take_us_per_work", per_work_us(take_seconds)},
-           {"take_us_per_batch", 1e6 * take_seconds.count() / static_cast<double>(batches)}});
-  }
-
-  void Print(const json::object& line) const {
-    if (options_.json) {
-      fmt::print("{}\n", json::serialize(line));
-      return;
-    }
-    for (const auto& [key, value] : line) {
-      fmt::print("  {:<20} {}\n", std::string(key), json::serialize(value));
-    }
+    PrintCase({{"bench", "batching"},
+               {"depth", depth},
+               {"prompt_tokens", options_.prompt_tokens},
+               {"works_per_batch", static_cast<double>(taken) / static_cast<double>(batches)},
+               {"asked_per_distinct",
+                static_cast<double>(taken * options_.prompt_tokens) /
+                    static_cast<double>(distinct_tokens)},
+               {"plan_us_per_work", per_work_us(plan_seconds_)},
+               {"add_us_per_work", per_work_us(add_seconds)},
+               {"take_us_per_work", per_work_us(take_seconds)},
+               {"take_us_per_batch", 1e6 * take_seconds.count() / static_cast<double>(batches)}},
+              options_.json);
   }
 
   const BatchingOptions options_;

@@ -1,26 +1,20 @@
 #include "apps/bench_load.h"
 
-#include <sys/resource.h>
-
-#include <cstdlib>
-#include <filesystem>
 #include <memory>
 #include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "apps/bench_prompts.h"
 #include "apps/command.h"
 #include "apps/load_cases.h"
-#include "boost/json/serialize.hpp"
+#include "apps/scratch_directory.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/synthetic.h"
-#include "fmt/format.h"
 
 namespace zp::apps {
 namespace {
-
-namespace fs = std::filesystem;
 
 struct LoadOptions {
   LoadSetting setting;
@@ -28,6 +22,7 @@ struct LoadOptions {
   std::string directory;  // empty: a small random model
   std::string dtype = "f32";
   std::string serve_flags;
+  bool json = false;
 };
 
 // So small that a core does thousands of its tokens a second. Attention is half of what a prompt of
@@ -53,44 +48,10 @@ spec::ModelSpec SmallModel(int64_t max_tokens) {
   return spec;
 }
 
-// A directory that goes with it.
-class ScratchDirectory {
- public:
-  static absl::StatusOr<std::unique_ptr<ScratchDirectory>> Create() {
-    std::string path = (fs::temp_directory_path() / "zeroprefill_load_XXXXXX").string();
-    if (mkdtemp(path.data()) == nullptr) {
-      return absl::InternalError(fmt::format("{}: cannot be made", path));
-    }
-    return std::unique_ptr<ScratchDirectory>(new ScratchDirectory(std::move(path)));
-  }
-  ~ScratchDirectory() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  ScratchDirectory(const ScratchDirectory&) = delete;
-  ScratchDirectory& operator=(const ScratchDirectory&) = delete;
-
-  const std::string& path() const { return path_; }
-
- private:
-  explicit ScratchDirectory(std::string path) : path_(std::move(path)) {}
-  const std::string path_;
-};
-
-// A connection for each request that waits, here and, by inheritance, in the servers.
-void RaiseFileLimit() {
-  rlimit limit = {};
-  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
-  }
-}
-
-absl::Status RunCase(const std::string& name, const LoadSetting& setting) {
-  const auto print = [](const absl::StatusOr<boost::json::object>& line) {
+absl::Status RunCase(const std::string& name, const LoadSetting& setting, bool as_json) {
+  const auto print = [&](const absl::StatusOr<boost::json::object>& line) {
     if (line.ok()) {
-      fmt::print("{}\n", boost::json::serialize(*line));
-      std::fflush(stdout);
+      PrintCase(*line, as_json);
     }
     return line.status();
   };
@@ -105,13 +66,13 @@ absl::Status RunCase(const std::string& name, const LoadSetting& setting) {
 }
 
 absl::Status RunLoad(const LoadOptions& options) {
-  RaiseFileLimit();
+  RaiseDescriptorLimit();  // a connection for each request that waits
   LoadSetting setting = options.setting;
-  std::unique_ptr<ScratchDirectory> scratch;
+  ScratchDirectory scratch;
   std::string directory = options.directory;
   if (directory.empty()) {
-    ZP_ASSIGN_OR_RETURN(scratch, ScratchDirectory::Create());
-    directory = scratch->path() + "/model";
+    ZP_ASSIGN_OR_RETURN(scratch, ScratchDirectory::Create("load"));
+    directory = scratch.path() + "/model";
     ZP_RETURN_IF_ERROR(checkpoint::WriteSynthetic(
         SmallModel(setting.long_tokens), setting.seed, directory, [](int64_t, int64_t) {}));
   }
@@ -124,7 +85,7 @@ absl::Status RunLoad(const LoadOptions& options) {
     setting.serve_flags.push_back(word);
   }
   for (const std::string& name : options.cases) {
-    ZP_RETURN_IF_ERROR(RunCase(name, setting));
+    ZP_RETURN_IF_ERROR(RunCase(name, setting, options.json));
   }
   return absl::OkStatus();
 }
@@ -172,6 +133,7 @@ void AddBenchLoadCommand(CLI::App& bench) {
       ->capture_default_str();
   command->add_option("--seed", setting.seed, "Of arrivals, prompts and the random model")
       ->capture_default_str();
+  command->add_flag("--json", options->json, "One JSON line per case");
   command->callback([options] { ExitOnError(RunLoad(*options)); });
 }
 

@@ -2,8 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <random>
+#include <string>
 #include <utility>
+
+#include "boost/json.hpp"
+#include "fmt/format.h"
 
 namespace zp::apps {
 
@@ -58,6 +63,17 @@ double Median(std::vector<double> values) {
   std::ranges::sort(values);
   const size_t middle = values.size() / 2;
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+void PrintCase(const boost::json::object& line, bool as_json) {
+  if (as_json) {
+    fmt::print("{}\n", boost::json::serialize(line));
+  } else {
+    for (const auto& [key, value] : line) {
+      fmt::print("  {:<24} {}\n", std::string(key), boost::json::serialize(value));
+    }
+  }
+  std::fflush(stdout);
 }
 
 }  // namespace zp::apps

@@ -1,4 +1,4 @@
-// Random prompts for benchmarks, and what is told of several rounds.
+// Random prompts for benchmarks, and how their cases and rounds are told.
 #pragma once
 
 #include <cstdint>
@@ -25,5 +25,8 @@ double Quantile(std::vector<double> values, double fraction);
 // {"median", "low", "high"} of over / under, round by round, so that what changes between rounds
 // cancels.
 boost::json::object RatioOf(const std::vector<double>& over, const std::vector<double>& under);
+
+// One JSON line, or a line for each field.
+void PrintCase(const boost::json::object& line, bool as_json);
 
 }  // namespace zp::apps

@@ -13,8 +13,10 @@
 
 #include "absl/strings/numbers.h"
 #include "apps/bench_packed.h"
+#include "apps/bench_prompts.h"
 #include "apps/command.h"
 #include "apps/request_lines.h"
+#include "apps/scratch_directory.h"
 #include "apps/tunnel_arithmetic.h"
 #include "apps/tunnel_cases.h"
 #include "apps/tunnel_hosts.h"
@@ -84,10 +86,6 @@ class Estimate {
 class Tunnel {
  public:
   explicit Tunnel(TunnelOptions options) : options_(std::move(options)) {}
-  ~Tunnel() {
-    std::error_code ignored;
-    fs::remove_all(batch_directory_, ignored);
-  }
 
   absl::Status Run() {
     ZP_RETURN_IF_ERROR(SetUp());
@@ -132,11 +130,7 @@ class Tunnel {
     ZP_ASSIGN_OR_RETURN(
         const std::string packed,
         PackedBenchDirectory(name, spec_, options_.work_directory, pool, {}, setting_.dtype));
-    std::string pattern = (fs::temp_directory_path() / "zeroprefill_tunnel_XXXXXX").string();
-    if (mkdtemp(pattern.data()) == nullptr) {
-      return absl::InternalError(fmt::format("{}: cannot be made", pattern));
-    }
-    batch_directory_ = pattern;
+    ZP_ASSIGN_OR_RETURN(batch_directory_, ScratchDirectory::Create("tunnel"));
     ZP_ASSIGN_OR_RETURN(hosts_,
                         TunnelHosts::Start({.ranks = options_.ranks,
                                             .packed_directory = packed,
@@ -268,7 +262,7 @@ class Tunnel {
       ZP_ASSIGN_OR_RETURN(made.work,
                           MakeWork(name, spec_, options_.ranks, PassTokens(sample.mean_context)));
     }
-    const std::string directory = fmt::format("{}/{}", batch_directory_, cases_.size());
+    const std::string directory = fmt::format("{}/{}", batch_directory_.path(), cases_.size());
     fs::create_directory(directory);
     files_.push_back(WriteFiles(made.work, directory));
     cases_.push_back(std::move(made));
@@ -378,21 +372,16 @@ class Tunnel {
   static void Tell(const std::string& text) { fmt::print(stderr, "tunnel: {}\n", text); }
 
   void Print(const json::object& line) const {
-    if (options_.json) {
-      fmt::print("{}\n", json::serialize(line));
-    } else {
+    if (!options_.json) {
       fmt::print("case {}, {} ranks:\n", std::string(line.at("case").as_string()), options_.ranks);
-      for (const auto& [key, value] : line) {
-        fmt::print("  {:<24} {}\n", std::string(key), json::serialize(value));
-      }
     }
-    std::fflush(stdout);
+    PrintCase(line, options_.json);
   }
 
   const TunnelOptions options_;
   spec::ModelSpec spec_;
   TunnelSetting setting_;
-  std::string batch_directory_;
+  ScratchDirectory batch_directory_;
   std::unique_ptr<text::Tokenizer> tokenizer_;
   std::unique_ptr<TunnelHosts> hosts_;
   std::vector<TunnelCase> cases_;

@@ -1,5 +1,7 @@
 #include "apps/command.h"
 
+#include <sys/resource.h>
+
 #include <cstdio>
 
 #include "fmt/format.h"
@@ -10,6 +12,14 @@ void ExitOnError(const absl::Status& status) {
   if (!status.ok()) {
     fmt::print(stderr, "error: {}\n", base::MessageOf(status));
     throw CLI::RuntimeError(1);
+  }
+}
+
+void RaiseDescriptorLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
   }
 }
 

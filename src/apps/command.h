@@ -13,6 +13,10 @@ namespace zp::apps {
 // OK.
 void ExitOnError(const absl::Status& status);
 
+// As many open descriptors as the system lets this process have: a connection takes one, and the
+// limit that shells give is often 1,024. Child processes inherit it.
+void RaiseDescriptorLimit();
+
 // "bf16" or "f32"; InvalidArgument otherwise.
 absl::StatusOr<spec::DType> ParseDType(const std::string& name);
 

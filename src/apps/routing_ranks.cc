@@ -155,6 +155,8 @@ absl::StatusOr<planner::ReplayResult> RoutingRanks::Replay(
             .max_sequence_tokens = options_.max_prompt_tokens,
             .max_queue_tokens = int64_t{1} << 50,
             .max_hold = options_.max_hold,
+            .block_key = kBlockKey,
+            .cache_tokens = engines[rank]->prefix_cache_tokens(),
             .on_report = [&router, rank](const protocol::RankReport& report) {
               router.OnReport(rank, report);
             }}));

@@ -1,7 +1,6 @@
 #include "apps/serve.h"
 
 #include <semaphore.h>
-#include <sys/resource.h>
 
 #include <chrono>
 #include <csignal>
@@ -87,15 +86,6 @@ void End(gateway::HttpServer& server, LocalModel& model, double drain_seconds) {
   if (!model.DrainWorks(end)) {
     base::log::warn("works of other hosts are left without an answer");
     std::_Exit(0);
-  }
-}
-
-// A connection takes a descriptor, and the limit that shells give is often 1,024.
-void RaiseDescriptorLimit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
   }
 }
 

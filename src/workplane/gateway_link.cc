@@ -251,8 +251,7 @@ bool GatewayLink::Advance(Clock::time_point now) {
       return false;
     }
     is_over = is_closed_;
-    is_writing_ =
-        !is_over;  // before answers are taken: a link is not idle while one is in its hands
+    is_writing_ = !is_over;  // from before it takes answers: with one in hand it is not idle
   }
   if (is_over) {
     reports_.reset();
