@@ -6,6 +6,7 @@
 #include <functional>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "protocol/block_chain.h"
 
 namespace zp::protocol {
@@ -19,6 +20,17 @@ struct CacheEvents {
 
   bool empty() const { return !is_cleared && removed.empty() && stored.empty(); }
 };
+
+// Makes of what was held before the events what is held after them.
+inline void Apply(const CacheEvents& events, absl::flat_hash_set<BlockHash>& held) {
+  if (events.is_cleared) {
+    held.clear();
+  }
+  for (const BlockHash& block : events.removed) {
+    held.erase(block);
+  }
+  held.insert(events.stored.begin(), events.stored.end());
+}
 
 struct RankReport {
   // True FLOPs a second while passes ran, a moving average; 0: not measured yet.

@@ -4,13 +4,7 @@ namespace zp::scheduler {
 
 void HeldBlocks::Apply(const protocol::CacheEvents& events) {
   std::lock_guard lock(mutex_);
-  if (events.is_cleared) {
-    held_.clear();
-  }
-  for (const protocol::BlockHash& name : events.removed) {
-    held_.erase(name);
-  }
-  held_.insert(events.stored.begin(), events.stored.end());
+  protocol::Apply(events, held_);
 }
 
 int64_t HeldBlocks::CountLeading(std::span<const TokenBlock> blocks) const {

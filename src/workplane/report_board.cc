@@ -15,16 +15,6 @@ size_t BlockCount(const RankReport& report) {
   return report.cache.removed.size() + report.cache.stored.size();
 }
 
-void Apply(const CacheEvents& events, absl::flat_hash_set<BlockHash>& held) {
-  if (events.is_cleared) {
-    held.clear();
-  }
-  for (const BlockHash& block : events.removed) {
-    held.erase(block);
-  }
-  held.insert(events.stored.begin(), events.stored.end());
-}
-
 // The next `count` of `blocks`, from `begin` on; moves `begin`.
 std::vector<BlockHash> Cut(const std::vector<BlockHash>& blocks, size_t& begin, size_t count) {
   const size_t end = std::min(blocks.size(), begin + count);
