@@ -1,22 +1,28 @@
 // An engine for tests: answers each sequence with one pooled number made of its tokens, records its
-// batches, and can be held still in the middle of a pass.
+// batches, holds what it answered in a prefix cache without end that it can be told to lose, and
+// can be held still in the middle of a pass.
 #pragma once
 
 #include <condition_variable>
 #include <mutex>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "engine/engine.h"
+#include "protocol/block_chain.h"
 #include "protocol/work_cost.h"
+#include "scheduler/scheduler.h"
 
 namespace zp::scheduler {
 
 class FakeEngine : public engine::Engine {
  public:
   static constexpr protocol::TokenId kInvalidToken = -1;  // Validate refuses it
-  static constexpr protocol::TokenId kPoisonToken = 666;  // its work fails in Run
+  // The work of a sequence that begins with it, or ends, fails in Run.
+  static constexpr protocol::TokenId kPoisonToken = 666;
 
   static float AnswerOf(const protocol::Sequence& sequence) {
     return static_cast<float>(
@@ -40,18 +46,39 @@ class FakeEngine : public engine::Engine {
     std::unique_lock lock(mutex_);
     std::vector<std::string>& request_ids = batches_.emplace_back();
     engine::BatchResult result;
+    protocol::PassCost pass_cost(spec_);
     for (const protocol::Work* work : batch) {
       request_ids.push_back(work->request_id);
+      const protocol::WorkCost cost = pass_cost.Add(*work, HeldTokens(*work));
       result.works.push_back(Answer(*work));
+      if (result.works.back().ok()) {
+        result.works.back()->usage = {.prompt_tokens = work->token_count(),
+                                      .computed_tokens = cost.tokens,
+                                      .flops = cost.flops};
+      }
       result.report.asked_tokens += work->token_count();
-      result.report.flops += protocol::CostOf(spec_, *work).flops;
+      result.report.computed_tokens += cost.tokens;
+      result.report.flops += cost.flops;
     }
-    result.report.computed_tokens = result.report.asked_tokens;
     result.report.layers = layers_;
-    result.report.cache_events.stored = {{.high = batches_.size()}};
     changed_.notify_all();
-    changed_.wait(lock, [this] { return !held_; });
+    changed_.wait(lock, [this] { return batches_.size() < first_held_; });
+    for (size_t i = 0; i < batch.size(); ++i) {
+      if (result.works[i].ok()) {
+        Keep(*batch[i], result.report.cache_events.stored);
+      }
+    }
+    if (std::exchange(loses_all_, false)) {
+      result.report.cache_events = {.is_cleared = true};
+      cache_.clear();
+    }
     return result;
+  }
+
+  // Of the prefix cache, when the pass that runs ends.
+  void LoseAll() {
+    std::lock_guard lock(mutex_);
+    loses_all_ = true;
   }
 
   // What the passes from now on report.
@@ -61,8 +88,16 @@ class FakeEngine : public engine::Engine {
   }
 
   // While held, Run does not return.
-  void Hold() { SetHeld(true); }
-  void LetGo() { SetHeld(false); }
+  void Hold() { HoldFrom(0); }
+  void LetGo() { HoldFrom(kNoBatch); }
+  // From the pass of this number on, counted from 1.
+  void HoldFrom(size_t batch) {
+    {
+      std::lock_guard lock(mutex_);
+      first_held_ = batch;
+    }
+    changed_.notify_all();
+  }
 
   // Returns once `count` passes have begun.
   void WaitForBatches(size_t count) {
@@ -77,10 +112,12 @@ class FakeEngine : public engine::Engine {
   }
 
  private:
+  static constexpr size_t kNoBatch = static_cast<size_t>(-1);
+
   static absl::StatusOr<protocol::WorkResult> Answer(const protocol::Work& work) {
     protocol::WorkResult result;
     for (const protocol::Sequence& sequence : work.sequences) {
-      if (sequence.tokens[0] == kPoisonToken) {
+      if (sequence.tokens.front() == kPoisonToken || sequence.tokens.back() == kPoisonToken) {
         return absl::InternalError("poisoned");
       }
       result.sequences.push_back({.pooled = {AnswerOf(sequence)}});
@@ -88,12 +125,25 @@ class FakeEngine : public engine::Engine {
     return result;
   }
 
-  void SetHeld(bool held) {
-    {
-      std::lock_guard lock(mutex_);
-      held_ = held;
+  std::vector<int32_t> HeldTokens(const protocol::Work& work) const {
+    std::vector<int32_t> tokens;
+    for (const protocol::Sequence& sequence : work.sequences) {
+      int32_t& held = tokens.emplace_back();
+      for (const protocol::BlockHash& block : hasher_.Chain(work.cache_salt, sequence.tokens)) {
+        held += cache_.contains(block) ? protocol::kBlockTokens : 0;
+      }
     }
-    changed_.notify_all();
+    return tokens;
+  }
+
+  void Keep(const protocol::Work& work, std::vector<protocol::BlockHash>& stored) {
+    for (const protocol::Sequence& sequence : work.sequences) {
+      for (const protocol::BlockHash& block : hasher_.Chain(work.cache_salt, sequence.tokens)) {
+        if (cache_.insert(block).second) {
+          stored.push_back(block);
+        }
+      }
+    }
   }
 
   const spec::ModelSpec spec_ = {.layer_count = 2,
@@ -107,9 +157,12 @@ class FakeEngine : public engine::Engine {
                                  .experts_per_token = 2,
                                  .expert_dim = 32,
                                  .layer_is_moe = {true, true}};
+  const protocol::BlockHasher hasher_{SchedulerOptions{}.block_key};
   std::mutex mutex_;
   std::condition_variable changed_;
-  bool held_ = false;
+  absl::flat_hash_set<protocol::BlockHash> cache_;
+  bool loses_all_ = false;
+  size_t first_held_ = kNoBatch;
   std::vector<engine::LayerReport> layers_;
   std::vector<std::vector<std::string>> batches_;
 };

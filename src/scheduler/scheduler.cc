@@ -52,7 +52,6 @@ Scheduler::Scheduler(engine::Engine& engine, const SchedulerOptions& options)
 Scheduler::~Scheduler() {
   {
     std::lock_guard lock(mutex_);
-    gate_closed_ = true;
     stopping_ = true;
   }
   serving_changed_.notify_all();
@@ -80,7 +79,7 @@ absl::Status Scheduler::Submit(protocol::Work work, std::stop_token cancel, Done
                                                    .waiting_tokens = asked_tokens,
                                                    .assembly = WorkAssembly(sequence_count)});
   std::lock_guard lock(mutex_);
-  if (gate_closed_) {
+  if (stopping_) {
     return ShuttingDown();
   }
   ZP_RETURN_IF_ERROR(CheckRoom(*request));
@@ -147,23 +146,6 @@ absl::Status Scheduler::CheckRoom(const Request& request) const {
                   retry_seconds));
   full.SetPayload(protocol::kRetrySecondsPayload, absl::Cord(fmt::format("{}", retry_seconds)));
   return full;
-}
-
-double Scheduler::outstanding_flops() const {
-  std::lock_guard lock(mutex_);
-  return OutstandingFlops();
-}
-
-double Scheduler::backlog_seconds() const {
-  std::lock_guard lock(mutex_);
-  return speed_.SecondsFor(OutstandingFlops());
-}
-
-bool Scheduler::Drain(Clock::time_point deadline) {
-  std::unique_lock lock(mutex_);
-  gate_closed_ = true;
-  return answered_.wait_until(
-      lock, deadline, [this] { return requests_.empty() && !is_answering_; });
 }
 
 void Scheduler::Serve() {
@@ -274,12 +256,22 @@ void Scheduler::Run(Pass& pass) {
     options_.on_report(report);
   }
   std::lock_guard lock(mutex_);
+  RemoveFailed(pass);
   running_flops_ = 0;
   is_running_ = false;
   last_pass_end_ = end;
   PublishQueueSize();
   finished_.push_back(std::move(pass));
   answering_changed_.notify_one();
+}
+
+// Before the next pass is taken: the rest of a work that failed is for nothing.
+void Scheduler::RemoveFailed(const Pass& pass) {
+  for (size_t i = 0; i < pass.works.size(); ++i) {
+    if (!pass.answers[i].ok() && !pass.works[i].piece.is_ahead) {
+      queue_.Remove(pass.works[i].id);
+    }
+  }
 }
 
 void Scheduler::Attend() {
@@ -306,15 +298,12 @@ void Scheduler::Attend() {
 
 // Outside the lock: a `done` may call Submit.
 void Scheduler::Give(Answers answers, std::unique_lock<std::mutex>& lock) {
-  is_answering_ = true;
   lock.unlock();
   for (auto& [done, answer] : answers) {
     done(std::move(answer));
   }
-  answers.clear();  // what the closures hold goes before Drain says that all is done
+  answers.clear();  // what the closures hold goes outside the lock as well
   lock.lock();
-  is_answering_ = false;
-  answered_.notify_all();
 }
 
 Scheduler::Answers Scheduler::AnswerDropped() {
@@ -350,7 +339,6 @@ Scheduler::Answers Scheduler::AnswerPass(Pass pass) {
       base::log::warn(
           "work {} failed: {}", running.piece.work.request_id, base::MessageOf(answer.status()));
       metrics_.failed.Increment();
-      queue_.Remove(running.id);
       answers.emplace_back(Close(running.id), answer.status());
       continue;
     }

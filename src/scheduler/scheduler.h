@@ -4,7 +4,8 @@
 //
 // While a pass runs, the next batch is formed and the answers of the one before are given: what
 // lies between two passes is to take what is ready. A work too large for one pass is served over
-// several; if a piece of it fails, the rest is not computed.
+// several; if a piece of it fails, the rest is not computed. What is computed ahead for the prefix
+// cache answers nothing and so fails nothing: what is not held then, the answer computes.
 //
 // Thread safety: every method from any thread. Two internal threads: one owns the engine's Run and
 // calls on_report, the other forms batches and calls every `done`. A `done` must be quick (hand the
@@ -67,15 +68,6 @@ class Scheduler : public protocol::WorkSink {
   // See WorkSink. Validates first: a work that the engine would refuse never enters the queue.
   absl::Status Submit(protocol::Work work, std::stop_token cancel, Done done) override;
 
-  // True FLOPs that what waits and runs would cost alone.
-  double outstanding_flops() const;
-  // How long that will take at the speed measured so far.
-  double backlog_seconds() const;
-
-  // Closes the gate and waits until all that was accepted is answered; false if that took longer
-  // than until `deadline`.
-  bool Drain(std::chrono::steady_clock::time_point deadline);
-
  private:
   using Clock = std::chrono::steady_clock;
 
@@ -124,6 +116,7 @@ class Scheduler : public protocol::WorkSink {
                std::condition_variable& changed,
                std::optional<Clock::time_point> time);
   bool HasToPrepare() const { return is_running_ && !queue_.is_prepared() && !queue_.empty(); }
+  void RemoveFailed(const Pass& pass);
   Answers AnswerDropped();
   Answers AnswerPass(Pass pass);
   Answers RefuseWaiting();
@@ -139,7 +132,6 @@ class Scheduler : public protocol::WorkSink {
   mutable std::mutex mutex_;
   std::condition_variable serving_changed_;    // for the serving thread
   std::condition_variable answering_changed_;  // for the answering thread
-  std::condition_variable answered_;           // for Drain
   // All below are guarded by mutex_.
   BatchQueue queue_;
   absl::flat_hash_map<uint64_t, std::unique_ptr<Request>> requests_;
@@ -149,9 +141,7 @@ class Scheduler : public protocol::WorkSink {
   int64_t queue_tokens_ = 0;
   double running_flops_ = 0;
   bool is_running_ = false;
-  bool is_answering_ = false;
   std::optional<Clock::time_point> last_pass_end_;
-  bool gate_closed_ = false;
   bool stopping_ = false;
   bool serving_ended_ = false;
 
