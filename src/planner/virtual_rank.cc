@@ -51,11 +51,23 @@ VirtualRank::VirtualRank(const spec::ModelSpec& spec,
       options_(options),
       hasher_(options.block_key),
       cache_(std::move(cache)),
-      queue_(options.queue) {
+      queue_(QueueOptions()) {
   queue_.SetSpeed(model.flops_per_s(), model.saturation_flops());
 }
 
 VirtualRank::~VirtualRank() = default;
+
+int64_t VirtualRank::CacheTokens() const {
+  return options_.cache_bytes / spec::KvBytesPerToken(spec_, spec::DType::kBf16);
+}
+
+// As the Scheduler's.
+scheduler::BatchQueueOptions VirtualRank::QueueOptions() const {
+  scheduler::BatchQueueOptions options = options_.queue;
+  options.held = &held_blocks_;
+  options.max_held_tokens = CacheTokens();
+  return options;
+}
 
 scheduler::PlanLimits VirtualRank::Limits() const {
   scheduler::PlanLimits limits = {.max_batch_tokens = options_.queue.max_batch_tokens};
@@ -64,8 +76,7 @@ scheduler::PlanLimits VirtualRank::Limits() const {
         options_.ahead_tokens,
         model_.saturation_flops() / spec::PassFlops(spec_, {.token_count = 1}),
         limits.max_batch_tokens);
-    limits.max_held_tokens =
-        options_.cache_bytes / spec::KvBytesPerToken(spec_, spec::DType::kBf16);
+    limits.max_held_tokens = CacheTokens();
     limits.held = &held_blocks_;
   }
   return limits;
@@ -75,7 +86,7 @@ void VirtualRank::Add(uint64_t id, protocol::Work work, scheduler::TimePoint now
   scheduler::WorkPlan plan = scheduler::PlanParts(spec_, hasher_, work, Limits());
   queue_.Add({.id = id,
               .parts = std::move(plan.parts),
-              .one_part_per_pass = !plan.cuts.ahead_ends.empty(),
+              .ahead_count = static_cast<int32_t>(plan.cuts.ahead_ends.size()),
               .arrival = now,
               .priority = work.priority,
               .deadline = work.deadline});

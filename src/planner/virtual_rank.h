@@ -63,6 +63,8 @@ class VirtualRank {
   };
   struct Pass;
 
+  int64_t CacheTokens() const;
+  scheduler::BatchQueueOptions QueueOptions() const;
   scheduler::PlanLimits Limits() const;
   scheduler::WorkPiece TakePiece(const scheduler::TakenWork& taken);
   void AddCosts(Pass& pass) const;

@@ -6,6 +6,7 @@
 #include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "base/check.h"
+#include "scheduler/ahead_works.h"
 #include "scheduler/waiting_line.h"
 
 namespace zp::scheduler {
@@ -39,15 +40,18 @@ struct BatchQueue::State {
   };
 
   explicit State(const BatchQueueOptions& queue_options)
-      : options(queue_options), line(queue_options.ageing) {}
+      : options(queue_options),
+        line(queue_options.ageing),
+        ahead(queue_options.held, queue_options.max_held_tokens) {}
 
   void Forget(Entry& entry);
   void Drop(Entry& entry, DropReason reason);
   void DropExpired(TimePoint now);
   void SweepCancelled(size_t count);
-  void Fill(Filling& filling);
+  void Fill(Filling& filling, uint64_t running_batch);
+  void GoOn(Entry& entry);
   bool MayGoNow(const Entry& entry) const;
-  int32_t TakeParts(Entry& entry, Filling& filling) const;
+  int32_t TakeParts(Entry& entry, Filling& filling);
   bool MayStep(const Entry& entry, const Filling& filling) const;
   bool MustFormAnew() const;
   void Unprepare();
@@ -61,10 +65,12 @@ struct BatchQueue::State {
   absl::btree_map<uint64_t, Entry*> by_arrival;
   absl::btree_map<std::pair<TimePoint, uint64_t>, Entry*> by_deadline;
   WaitingLine line;
+  AheadWorks ahead;
   double admitted_flops = 0;
   double waiting_flops = 0;
   uint64_t next_number = 1;
   uint64_t next_batch = 1;
+  uint64_t last_batch = 0;  // that was taken
   uint64_t sweep_cursor = 0;
   int64_t stepping_count = 0;  // of entries that run one part a pass
   std::optional<Filling> prepared;
@@ -77,8 +83,9 @@ void BatchQueue::State::Forget(Entry& entry) {
   if (entry.has_parts()) {
     line.Leave(entry);
   }
+  ahead.GiveRoomBack(entry);
   waiting_flops -= entry.remaining_flops;
-  stepping_count -= entry.work.one_part_per_pass ? 1 : 0;
+  stepping_count -= entry.ahead.takes_turns ? 1 : 0;
   by_arrival.erase(entry.number);
   if (entry.work.deadline.has_value()) {
     by_deadline.erase({*entry.work.deadline, entry.number});
@@ -121,7 +128,8 @@ void BatchQueue::State::SweepCancelled(size_t count) {
   }
 }
 
-void BatchQueue::State::Fill(Filling& filling) {
+// What the batch `running_batch` computes ahead is not held yet; 0: none runs.
+void BatchQueue::State::Fill(Filling& filling, uint64_t running_batch) {
   Candidates candidates(line);
   int passed_over = 0;
   while (passed_over < kMaxPassedOver) {
@@ -135,6 +143,9 @@ void BatchQueue::State::Fill(Filling& filling) {
     if (entry->work.cancel.stop_requested()) {
       Drop(*entry, DropReason::kCancelled);
       continue;
+    }
+    if (running_batch == 0 || entry->ahead.last_batch != running_batch) {
+      GoOn(*entry);
     }
     if (!MayGoNow(*entry)) {
       // Once, however many of its families were called. It may yet go: when who is due has.
@@ -152,12 +163,24 @@ void BatchQueue::State::Fill(Filling& filling) {
       continue;
     }
     filling.entries.push_back(entry);
-    filling.step_count += entry->work.one_part_per_pass ? 1 : 0;
+    filling.step_count += entry->ahead.takes_turns ? 1 : 0;
     filling.last_key = filling.entries.size() == 1
                            ? candidates.last_key()
                            : std::max(filling.last_key, candidates.last_key());
     candidates.Call(first_part);
   }
+}
+
+// What the cache holds of the entry is not computed again; what it has lost is.
+void BatchQueue::State::GoOn(Entry& entry) {
+  if (ahead.IsNext(entry, entry.next_part)) {
+    return;
+  }
+  line.Leave(entry);
+  waiting_flops -= entry.remaining_flops;
+  ahead.GoOn(entry);
+  waiting_flops += entry.remaining_flops;
+  line.Enter(entry);
 }
 
 // The bound of batch_queue.h: nobody whose turn is due is overtaken, nor a better priority at all.
@@ -167,15 +190,15 @@ bool BatchQueue::State::MayGoNow(const Entry& entry) const {
 }
 
 // Moves as many of the entry's next parts as fit; returns how many.
-int32_t BatchQueue::State::TakeParts(Entry& entry, Filling& filling) const {
+int32_t BatchQueue::State::TakeParts(Entry& entry, Filling& filling) {
   const int64_t room = options.max_batch_tokens - filling.distinct.count();
-  const bool is_cut_anywhere = entry.work.parts.size() > 1 && !entry.work.one_part_per_pass;
+  const bool is_cut_anywhere = entry.work.parts.size() > 1 && entry.work.ahead_count == 0;
   if (!filling.entries.empty() && is_cut_anywhere &&
       room < options.max_batch_tokens / kLeastRoomShare) {
     return 0;
   }
   const bool is_longest = !filling.entries.empty() && entry.remaining_flops > filling.flops;
-  const int32_t most_parts = entry.work.one_part_per_pass ? 1 : INT32_MAX;
+  const int32_t most_parts = entry.work.ahead_count > 0 ? 1 : INT32_MAX;
   int32_t part_count = 0;
   for (; entry.has_parts() && part_count < most_parts; ++entry.next_part, ++part_count) {
     const PartCost& part = entry.part();
@@ -189,7 +212,9 @@ int32_t BatchQueue::State::TakeParts(Entry& entry, Filling& filling) const {
     const bool lengthens_pass = then_tokens > options.max_batch_tokens / kLongerShare &&
                                 filling.flops >= saturation_flops &&
                                 filling.flops + new_flops > kGathersPerPass * saturation_flops;
-    if (exceeds_limit || (is_longest && lengthens_pass)) {
+    if (exceeds_limit || (is_longest && lengthens_pass) ||
+        !ahead.SetRoomApart(
+            entry, /*is_shared=*/new_tokens == 0, /*must_go=*/filling.entries.empty())) {
       break;
     }
     filling.distinct.Add(part.blocks);
@@ -204,7 +229,7 @@ int32_t BatchQueue::State::TakeParts(Entry& entry, Filling& filling) const {
 // One whose turn is due goes, or it would bar who came after it, and so does a part that others in
 // the batch compute anyway.
 bool BatchQueue::State::MayStep(const Entry& entry, const Filling& filling) const {
-  if (!entry.work.one_part_per_pass || admitted_flops > entry.place.due ||
+  if (!entry.ahead.takes_turns || admitted_flops > entry.place.due ||
       filling.step_count < std::max<int64_t>(1, (stepping_count + 1) / 2)) {
     return true;
   }
@@ -221,6 +246,9 @@ void BatchQueue::State::Unprepare() {
       --entry->next_part;
       entry->remaining_flops += entry->part().flops;
     }
+    if (entry->ahead.last_part < 0) {
+      ahead.GiveRoomBack(*entry);
+    }
     line.Enter(*entry);
   }
   prepared.reset();
@@ -232,8 +260,9 @@ bool BatchQueue::State::MustFormAnew() const {
   if (first_late.has_value() && *first_late < prepared->last_key) {
     return true;
   }
-  return std::any_of(prepared->entries.begin(), prepared->entries.end(), [](const Entry* entry) {
-    return entry->work.cancel.stop_requested();
+  return std::any_of(prepared->entries.begin(), prepared->entries.end(), [&](const Entry* entry) {
+    return entry->work.cancel.stop_requested() ||
+           !ahead.IsNext(*entry, entry->next_part - entry->prepared_parts);
   });
 }
 
@@ -248,9 +277,14 @@ Batch BatchQueue::State::Finish(const Filling& filling) {
     for (int32_t part = 1; part <= entry->prepared_parts; ++part) {
       batch.asked_flops += entry->work.parts[entry->next_part - part].flops;
     }
+    if (entry->next_part <= entry->work.ahead_count) {
+      entry->ahead.last_part = entry->next_part - 1;
+      entry->ahead.last_batch = filling.number;
+    }
     entry->prepared_parts = 0;
   }
   waiting_flops -= batch.asked_flops;
+  last_batch = filling.number;
   for (Entry* const entry : filling.entries) {
     if (entry->has_parts()) {
       line.Enter(*entry);
@@ -270,17 +304,20 @@ BatchQueue::~BatchQueue() = default;
 void BatchQueue::Add(WaitingWork work) {
   State& state = *state_;
   ZP_CHECK(!work.parts.empty()) << work.id;
+  ZP_CHECK(work.ahead_count == 0 || work.ahead_count + 1 == std::ssize(work.parts)) << work.id;
   auto entry = std::make_unique<WaitingEntry>();
   for (const PartCost& part : work.parts) {
     ZP_CHECK(!part.blocks.empty()) << work.id;
     entry->remaining_flops += part.flops;
   }
+  entry->work = std::move(work);
+  state.ahead.GoOn(*entry);
+  entry->ahead.takes_turns = entry->next_part < entry->work.ahead_count;
   state.admitted_flops += entry->remaining_flops;
   state.waiting_flops += entry->remaining_flops;
-  state.stepping_count += work.one_part_per_pass ? 1 : 0;
+  state.stepping_count += entry->ahead.takes_turns ? 1 : 0;
   entry->admitted_flops = state.admitted_flops;
   entry->number = state.next_number++;
-  entry->work = std::move(work);
   state.by_arrival[entry->number] = entry.get();
   if (entry->work.deadline.has_value()) {
     state.by_deadline[{*entry->work.deadline, entry->number}] = entry.get();
@@ -358,7 +395,7 @@ void BatchQueue::Prepare(TimePoint now) {
   }
   state.DropExpired(now);
   State::Filling filling = {.number = state.next_batch++};
-  state.Fill(filling);
+  state.Fill(filling, state.last_batch);
   if (!filling.entries.empty()) {
     state.prepared = std::move(filling);
   }
@@ -380,7 +417,7 @@ Batch BatchQueue::Take(TimePoint now) {
     ++state.next_batch;
   }
   if (!is_prepared || state.first_late.has_value()) {
-    state.Fill(filling);
+    state.Fill(filling, /*running_batch=*/0);
   }
   state.first_late.reset();
   Batch batch = state.Finish(filling);

@@ -23,6 +23,9 @@
 // the shorter ones would wait for it. Below T* they wait for the gather anyway. Of n works that run
 // one part a pass (n + 1) / 2 have one in it, more where parts are shared or their turn is due.
 //
+// Computing ahead. A work whose beginning is computed ahead goes on, at each of its turns, from
+// where the prefix cache has it (ahead_works.h), and c(r) with it.
+//
 // Cost: Add, Remove and each work taken cost O(log queue) and their own blocks.
 //
 // Thread safety: none. Time never runs backwards between calls.
@@ -31,11 +34,13 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <stop_token>
 #include <vector>
 
+#include "scheduler/held_blocks.h"
 #include "scheduler/token_blocks.h"
 
 namespace zp::scheduler {
@@ -51,6 +56,10 @@ struct BatchQueueOptions {
   // How many times its own cost a work may wait behind later ones. Small: first in, first out.
   // Large: shortest first, and more works of one prefix in a batch.
   double ageing = 16;
+  // What the prefix cache holds; must outlive the queue. Null: all that was computed ahead.
+  const HeldBlocks* held = nullptr;
+  // Tokens that it holds at most.
+  int64_t max_held_tokens = std::numeric_limits<int64_t>::max();
 };
 
 // What goes into one pass or another, never into two.
@@ -62,14 +71,17 @@ struct PartCost {
 struct WaitingWork {
   uint64_t id = 0;  // the caller's; unique among those in the queue
   std::vector<PartCost> parts;
-  bool one_part_per_pass = false;  // each builds on what the pass before left in the prefix cache
+  // So many parts, all but the last, are computed ahead of it for the prefix cache, one a pass: see
+  // AheadWorks. No block is in two parts of such a work. 0: none.
+  int32_t ahead_count = 0;
   TimePoint arrival;
   int64_t priority = 0;                              // lower is earlier
   std::optional<TimePoint> deadline = std::nullopt;  // not taken after it
   std::stop_token cancel = {};                       // not taken once a stop is requested
 };
 
-// The next parts of a work, which go into a pass together.
+// The next parts of a work, which go into a pass together; those computed ahead that the cache
+// holds are left out.
 struct TakenWork {
   uint64_t id = 0;
   int32_t first_part = 0;

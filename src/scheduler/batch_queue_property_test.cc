@@ -1,5 +1,5 @@
 // Random works in virtual time: whatever comes in whatever order, the promises of batch_queue.h
-// hold at every pass.
+// hold at every pass. For every other seed what was computed ahead may be lost between two passes.
 #include <algorithm>
 #include <map>
 #include <random>
@@ -25,7 +25,12 @@ class Simulation {
       : random_(seed),
         max_hold_(seed % 2 == 0 ? microseconds(0) : microseconds(30'000)),
         saturation_flops_(seed % 3 == 0 ? 0 : 800 * kFlopsPerToken),
-        queue_({.max_batch_tokens = kMaxBatchTokens, .max_hold = max_hold_, .ageing = kAgeing}) {
+        loses_(seed % 4 >= 2),
+        queue_({.max_batch_tokens = kMaxBatchTokens,
+                .max_hold = max_hold_,
+                .ageing = kAgeing,
+                .held = loses_ ? &held_ : nullptr,
+                .max_held_tokens = 6000}) {
     queue_.SetSpeed(kFlopsPerSecond, saturation_flops_);
   }
 
@@ -43,6 +48,7 @@ class Simulation {
       if (const std::optional<TimePoint> start = queue_.StartTime(); start.has_value()) {
         CheckStart(*start);
         now_ = std::max(now_, *start);
+        LoseSome();
         RunPass();
       }
       if (::testing::Test::HasFailure()) {
@@ -58,19 +64,21 @@ class Simulation {
     double flops = 0;
     double overtaken_flops = 0;
     int32_t taken_parts = 0;
+    int32_t held_parts = 0;  // of those computed ahead
     bool is_dropped = false;
 
     bool is_waiting() const {
       return !is_dropped && taken_parts < static_cast<int32_t>(work.parts.size());
     }
+    bool has_lost() const { return held_parts < std::min(taken_parts, work.ahead_count); }
   };
 
   int Below(int limit) { return std::uniform_int_distribution<int>(0, limit - 1)(random_); }
 
-  PartCost RandomPart(uint64_t name, int most_blocks) {
+  PartCost RandomPart(uint64_t name, int most_blocks, bool may_share) {
     PartCost part;
     const uint64_t family = Below(6);
-    const int shared_blocks = Below(3) == 0 ? 0 : Below(12);
+    const int shared_blocks = !may_share || Below(3) == 0 ? 0 : Below(12);
     const int blocks = shared_blocks + 1 + Below(most_blocks);
     for (int i = 0; i < blocks; ++i) {
       part.blocks.push_back(
@@ -88,10 +96,12 @@ class Simulation {
       WaitingWork work = {.id = id, .arrival = now_, .priority = Below(10) < 8 ? 0 : Below(3) - 1};
       const int part_count = Below(12) == 0 ? 2 + Below(30) : 1;
       const int most_blocks = Below(15) == 0 ? 160 : 16;
-      work.one_part_per_pass = Below(2) == 0;
+      work.ahead_count = Below(2) == 0 ? part_count - 1 : 0;
       double flops = 0;
       for (int part = 0; part < part_count; ++part) {
-        work.parts.push_back(RandomPart((id << 20) + part, most_blocks));
+        // Parts computed ahead are a beginning, piece by piece: only the first can be another's.
+        const bool may_share = part == 0 || work.ahead_count == 0;
+        work.parts.push_back(RandomPart((id << 20) + part, most_blocks, may_share));
         flops += work.parts.back().flops;
       }
       if (Below(5) == 0) {
@@ -132,15 +142,23 @@ class Simulation {
       EXPECT_FALSE(record.is_dropped) << taken.id;
       EXPECT_FALSE(record.work.cancel.stop_requested()) << taken.id;
       EXPECT_FALSE(record.work.deadline.has_value() && *record.work.deadline < now_) << taken.id;
-      EXPECT_EQ(taken.first_part, record.taken_parts) << taken.id;
+      const bool is_at_once = loses_ && record.has_lost();
+      EXPECT_EQ(taken.first_part, is_at_once ? record.work.ahead_count : record.taken_parts)
+          << taken.id;
       ASSERT_GT(taken.part_count, 0) << taken.id;
-      EXPECT_TRUE(taken.part_count == 1 || !record.work.one_part_per_pass) << taken.id;
-      for (int32_t part = 0; part < taken.part_count; ++part) {
-        for (const TokenBlock& block : record.work.parts[taken.first_part + part].blocks) {
+      EXPECT_TRUE(taken.part_count == 1 || record.work.ahead_count == 0) << taken.id;
+      const int32_t end_part = taken.first_part + taken.part_count;
+      for (int32_t part = is_at_once ? record.held_parts : taken.first_part; part < end_part;
+           ++part) {
+        for (const TokenBlock& block : record.work.parts[part].blocks) {
           distinct_tokens += distinct.insert(block.name).second ? block.token_count : 0;
         }
       }
-      record.taken_parts += taken.part_count;
+      record.taken_parts = end_part;
+      if (loses_ && end_part <= record.work.ahead_count) {
+        held_.Apply({.stored = {LastName(record, end_part - 1)}});
+        record.held_parts = end_part;
+      }
       EXPECT_EQ(taken.is_last, !record.is_waiting()) << taken.id;
     }
     EXPECT_EQ(batch.distinct_tokens, distinct_tokens);
@@ -148,6 +166,19 @@ class Simulation {
     EXPECT_TRUE(batch.distinct_tokens <= kMaxBatchTokens || is_one_part) << batch.distinct_tokens;
     CheckOrder(batch);
     now_ += microseconds(static_cast<int64_t>(1e6 * batch.flops / kFlopsPerSecond) + 100);
+  }
+
+  static protocol::BlockHash LastName(const Record& record, int32_t part) {
+    return record.work.parts[part].blocks.back().name;
+  }
+
+  // Of some works the last parts that are held, as a cache does.
+  void LoseSome() {
+    for (auto& [id, record] : records_) {
+      while (record.held_parts > 0 && Below(20) == 0) {
+        held_.Apply({.removed = {LastName(record, --record.held_parts)}});
+      }
+    }
   }
 
   static bool Before(const protocol::BlockHash& a, const protocol::BlockHash& b) {
@@ -199,6 +230,8 @@ class Simulation {
   std::mt19937 random_;
   const microseconds max_hold_;
   const double saturation_flops_;
+  const bool loses_;
+  HeldBlocks held_;
   BatchQueue queue_;
   TimePoint now_ = TimePoint() + std::chrono::hours(1);
   int next_id_ = 1;

@@ -254,7 +254,7 @@ TEST(BatchQueue, TakesALargeWorkOverSeveralPasses) {
 TEST(BatchQueue, TakesOnePartAPassWhereEachNeedsTheOneBefore) {
   BatchQueue queue({.max_batch_tokens = 640});
   WaitingWork work = MakeParts(1, 3, 2);
-  work.one_part_per_pass = true;
+  work.ahead_count = 2;
   queue.Add(std::move(work));
   queue.Add(MakeWork(2, 1));
   EXPECT_THAT(TakeIds(queue), ElementsAre(2, 1));
@@ -272,7 +272,7 @@ TEST(BatchQueue, WorksOfOnePartAPassTakeTurns) {
   BatchQueue queue({.max_batch_tokens = 1600});
   for (uint64_t id = 1; id <= 4; ++id) {
     WaitingWork work = MakeParts(id, 3, 4);
-    work.one_part_per_pass = true;
+    work.ahead_count = std::ssize(work.parts) - 1;
     queue.Add(std::move(work));
   }
   queue.Add(MakeWork(5, 1));
@@ -291,7 +291,7 @@ TEST(BatchQueue, WorksOfOneBeginningTakeItsPartsTogether) {
   for (uint64_t id = 1; id <= 2; ++id) {
     WaitingWork work = MakeParts(7, 2, 4);
     work.id = id;
-    work.one_part_per_pass = true;
+    work.ahead_count = std::ssize(work.parts) - 1;
     queue.Add(std::move(work));
   }
   EXPECT_THAT(TakeIds(queue), ElementsAre(1, 2));
@@ -302,11 +302,109 @@ TEST(BatchQueue, AWorkOfOnePartAPassThatIsDueDoesNotWaitForItsTurn) {
   BatchQueue queue({.max_batch_tokens = 1600, .ageing = 1});
   for (uint64_t id = 1; id <= 2; ++id) {
     WaitingWork work = MakeParts(id, 2, 2);
-    work.one_part_per_pass = true;
+    work.ahead_count = std::ssize(work.parts) - 1;
     queue.Add(std::move(work));
   }
   queue.Add(MakeWork(3, 6));
   EXPECT_THAT(TakeIds(queue), ElementsAre(1, 2, 3));
+}
+
+// Works whose beginning is computed ahead: three parts of two blocks and the answer.
+class BatchQueueAhead : public ::testing::Test {
+ protected:
+  static WaitingWork Work(uint64_t id) {
+    WaitingWork work = MakeParts(id, 4, 2);
+    work.ahead_count = 3;
+    return work;
+  }
+
+  void Keep(const WaitingWork& work, int32_t part) {
+    held_.Apply({.stored = {work.parts[part].blocks[0].name, work.parts[part].blocks[1].name}});
+  }
+
+  // The first part of the only work in the next batch.
+  int32_t TakePart() {
+    const Batch batch = queue_.Take(kStart);
+    EXPECT_EQ(batch.works.size(), 1u);
+    tokens_ = batch.distinct_tokens;
+    return batch.works.empty() ? -1 : batch.works[0].first_part;
+  }
+
+  HeldBlocks held_;
+  BatchQueue queue_{{.max_batch_tokens = 640, .held = &held_, .max_held_tokens = 400}};
+  int64_t tokens_ = 0;
+};
+
+TEST_F(BatchQueueAhead, SkipsWhatIsHeldByItsTurn) {
+  const WaitingWork work = Work(1);
+  Keep(work, 0);
+  queue_.Add(work);
+  EXPECT_DOUBLE_EQ(queue_.waiting_flops(), 3 * 32 * kFlopsPerToken);
+  EXPECT_EQ(TakePart(), 1);
+  queue_.Prepare(kStart);
+  Keep(work, 1);
+  Keep(work, 2);  // somebody else's
+  EXPECT_EQ(TakePart(), 3);
+  EXPECT_TRUE(queue_.empty());
+  EXPECT_EQ(queue_.waiting_flops(), 0);
+}
+
+TEST_F(BatchQueueAhead, GoesOnWhileItsPartsAreHeld) {
+  const WaitingWork work = Work(1);
+  queue_.Add(work);
+  for (int32_t part = 0; part < 4; ++part) {
+    EXPECT_EQ(TakePart(), part);
+    EXPECT_EQ(tokens_, 32);
+    queue_.Prepare(kStart);  // while it runs, as if it were held
+    EXPECT_TRUE(queue_.is_prepared() || part == 3);
+    Keep(work, part);
+  }
+}
+
+TEST_F(BatchQueueAhead, ComputesTheRestAtOnceIfItsLastPartIsLost) {
+  const WaitingWork work = Work(1);
+  queue_.Add(work);
+  EXPECT_EQ(TakePart(), 0);
+  Keep(work, 0);
+  EXPECT_EQ(TakePart(), 1);
+  queue_.Prepare(kStart);  // part 2, but part 1 is not held when that begins
+  EXPECT_EQ(TakePart(), 3);
+  EXPECT_EQ(tokens_, 3 * 32);
+  EXPECT_TRUE(queue_.empty());
+  EXPECT_EQ(queue_.waiting_flops(), 0);
+}
+
+TEST_F(BatchQueueAhead, ComputesInPartsWhatWasHeldAndIsLostBeforeItsTurn) {
+  const WaitingWork work = Work(1);
+  for (int32_t part = 0; part < 3; ++part) {
+    Keep(work, part);
+  }
+  queue_.Add(work);
+  EXPECT_DOUBLE_EQ(queue_.waiting_flops(), 32 * kFlopsPerToken);
+  held_.Apply({.is_cleared = true});
+  EXPECT_EQ(TakePart(), 0);
+  EXPECT_DOUBLE_EQ(queue_.waiting_flops(), 3 * 32 * kFlopsPerToken);
+}
+
+TEST_F(BatchQueueAhead, NoMoreGoAheadAtOnceThanTheCacheHolds) {
+  const WaitingWork first = Work(1);
+  queue_.Add(first);
+  for (uint64_t id = 2; id <= 6; ++id) {
+    queue_.Add(Work(id));
+  }
+  EXPECT_THAT(TakeIds(queue_), ElementsAre(1, 2));  // it is the turn of three of 96 tokens each
+  Keep(first, 2);
+  // The answer of work 1; all of work 2, which so needs no room any more: work 3 has it.
+  EXPECT_THAT(TakeIds(queue_), UnorderedElementsAre(1, 2, 3));
+}
+
+TEST_F(BatchQueueAhead, WhoIsFirstInLineNeedsNoRoom) {
+  WaitingWork work = Work(1);
+  for (uint64_t i = 2; i < 9; ++i) {
+    work.parts[0].blocks.push_back({.name = {.high = 1 << 20, .low = i}, .token_count = 16});
+  }
+  queue_.Add(work);
+  EXPECT_EQ(TakePart(), 0);
 }
 
 TEST(BatchQueue, APartLargerThanABatchRunsAlone) {

@@ -7,6 +7,11 @@ void HeldBlocks::Apply(const protocol::CacheEvents& events) {
   protocol::Apply(events, held_);
 }
 
+bool HeldBlocks::Contains(const protocol::BlockHash& name) const {
+  std::lock_guard lock(mutex_);
+  return held_.contains(name);
+}
+
 int64_t HeldBlocks::CountLeading(std::span<const TokenBlock> blocks) const {
   std::lock_guard lock(mutex_);
   int64_t count = 0;

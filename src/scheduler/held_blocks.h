@@ -16,6 +16,7 @@ namespace zp::scheduler {
 class HeldBlocks {
  public:
   void Apply(const protocol::CacheEvents& events);
+  bool Contains(const protocol::BlockHash& name) const;
   // Of a sequence's blocks, how many from the first on are held.
   int64_t CountLeading(std::span<const TokenBlock> blocks) const;
 

@@ -44,7 +44,9 @@ Scheduler::Scheduler(engine::Engine& engine, const SchedulerOptions& options)
       metrics_(std::to_string(options.rank), engine.spec()),
       queue_({.max_batch_tokens = options.max_batch_tokens,
               .max_hold = options.max_hold,
-              .ageing = options.ageing}),
+              .ageing = options.ageing,
+              .held = &held_blocks_,
+              .max_held_tokens = options.cache_tokens}),
       speed_(FirstFlopsPerSecond(engine.spec())),
       serving_thread_([this] { Serve(); }),
       answering_thread_([this] { Attend(); }) {}
@@ -66,7 +68,7 @@ absl::Status Scheduler::Submit(protocol::Work work, std::stop_token cancel, Done
   WorkPlan plan = PlanParts(engine_.spec(), hasher_, work, Limits());
   const int64_t asked_tokens = work.token_count();
   WaitingWork waiting = {.parts = std::move(plan.parts),
-                         .one_part_per_pass = !plan.cuts.ahead_ends.empty(),
+                         .ahead_count = static_cast<int32_t>(plan.cuts.ahead_ends.size()),
                          .arrival = Clock::now(),
                          .priority = work.priority,
                          .deadline = work.deadline,

@@ -141,15 +141,100 @@ TEST(Scheduler, ServesAWorkLargerThanABatchOverSeveralPasses) {
   EXPECT_EQ(engine.batches().size(), 5u);
 }
 
-TEST(Scheduler, ComputesALongBeginningAheadOfTheAnswer) {
-  FakeEngine engine;
-  Scheduler scheduler(engine, {.cache_tokens = 10'000, .ahead_tokens = 160});
-  const Work work = MakeWork("a", 500);
-  const Answer answer = Submit(scheduler, work).get();
-  ASSERT_TRUE(answer.ok()) << answer.status();
-  ASSERT_EQ(answer->sequences.size(), 1u);
-  EXPECT_EQ(answer->sequences[0].pooled[0], FakeEngine::AnswerOf(work.sequences[0]));
-  EXPECT_GE(engine.batches().size(), 3u);
+// A work of 500 tokens with a prefix cache.
+class SchedulerAhead : public ::testing::Test {
+ protected:
+  // Waits for the answer; returns how many tokens were computed for it.
+  static int64_t ExpectAnswer(std::future<Answer> future, const Work& work) {
+    const Answer answer = future.get();
+    EXPECT_TRUE(answer.ok()) << answer.status();
+    if (!answer.ok()) {
+      return 0;
+    }
+    EXPECT_EQ(answer->sequences[0].pooled[0], FakeEngine::AnswerOf(work.sequences[0]));
+    return answer->usage.computed_tokens;
+  }
+
+  FakeEngine engine_;
+  const Work work_ = MakeWork("a", 500);
+  // Where it is cut: the answer comes after as many passes and one.
+  const std::vector<int32_t> ends_ =
+      PlanParts(engine_.spec(),
+                protocol::BlockHasher(SchedulerOptions{}.block_key),
+                work_,
+                {.max_batch_tokens = SchedulerOptions{}.max_batch_tokens,
+                 .ahead_tokens = 160,
+                 .max_held_tokens = 10'000})
+          .cuts.ahead_ends;
+  std::atomic<size_t> pass_count_ = 0;
+  std::atomic<size_t> losing_pass_ = 0;  // after it the cache has nothing; 0: none
+  Scheduler scheduler_{engine_,
+                       {.cache_tokens = 10'000,
+                        .ahead_tokens = 160,
+                        .on_report = [this](const protocol::RankReport&) {
+                          if (++pass_count_ + 1 == losing_pass_) {
+                            engine_.LoseAll();
+                          }
+                        }}};
+};
+
+TEST_F(SchedulerAhead, ComputesALongBeginningAheadOfTheAnswer) {
+  ASSERT_GE(ends_.size(), 3u);
+  EXPECT_EQ(ExpectAnswer(Submit(scheduler_, work_), work_), 500);
+  EXPECT_EQ(pass_count_, ends_.size() + 1);
+}
+
+TEST_F(SchedulerAhead, ComputesTheRestAtOnceWhereTheCacheLostTheBeginning) {
+  losing_pass_ = 2;
+  EXPECT_EQ(ExpectAnswer(Submit(scheduler_, work_), work_), ends_[1] + 500);
+  EXPECT_EQ(pass_count_, 3u);
+}
+
+TEST_F(SchedulerAhead, APartThatFailsIsNotHeldAndFailsNobody) {
+  Work work = work_;
+  work.sequences[0].tokens[ends_[1] - 1] = FakeEngine::kPoisonToken;
+  EXPECT_EQ(ExpectAnswer(Submit(scheduler_, work), work), 500);
+  EXPECT_EQ(pass_count_, 3u);
+}
+
+TEST_F(SchedulerAhead, WhoWaitsWithTheSameBeginningNeedsNoPassesForIt) {
+  engine_.Hold();
+  std::future<Answer> first = Submit(scheduler_, work_);
+  engine_.WaitForBatches(1);
+  Work other = work_;  // what runs is not held yet
+  other.sequences[0].tokens.back() = 1;
+  std::future<Answer> second = Submit(scheduler_, other);
+  engine_.LetGo();
+  EXPECT_EQ(ExpectAnswer(std::move(first), work_), 500);
+  EXPECT_LT(ExpectAnswer(std::move(second), other), 40);
+  EXPECT_LE(pass_count_, ends_.size() + 2);  // the answers may take turns
+}
+
+TEST_F(SchedulerAhead, WhatWasHeldIsComputedInPartsIfItIsLostBeforeItsTurn) {
+  ExpectAnswer(Submit(scheduler_, work_), work_);
+  EXPECT_LT(ExpectAnswer(Submit(scheduler_, work_), work_), 40);
+  EXPECT_EQ(pass_count_, ends_.size() + 2);
+  engine_.Hold();
+  const Work other = MakeWork("other", 10);
+  std::future<Answer> running = Submit(scheduler_, other);
+  engine_.WaitForBatches(ends_.size() + 3);
+  std::future<Answer> waiting = Submit(scheduler_, work_);  // all but its end is held
+  engine_.LoseAll();
+  engine_.LetGo();
+  ExpectAnswer(std::move(running), other);
+  EXPECT_EQ(ExpectAnswer(std::move(waiting), work_), 500);
+  EXPECT_GE(pass_count_, 2 * ends_.size() + 4);
+}
+
+TEST_F(SchedulerAhead, AClientThatLeavesEndsIt) {
+  engine_.Hold();
+  std::stop_source client;
+  std::future<Answer> answer = Submit(scheduler_, work_, client.get_token());
+  engine_.WaitForBatches(1);
+  client.request_stop();
+  engine_.LetGo();
+  EXPECT_EQ(answer.get().status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(engine_.batches().size(), 1u);
 }
 
 TEST(Scheduler, RefusesASequenceThatCanNeverFitAndNamesTheLimit) {

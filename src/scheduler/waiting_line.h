@@ -35,6 +35,16 @@ struct Place {
   }
 };
 
+// Of a work whose beginning is computed ahead, see AheadWorks.
+struct AheadState {
+  bool takes_turns = false;  // its beginning was not held when it came: see MayStep
+  int32_t last_part = -1;    // of those computed ahead, the last that a pass took
+  uint64_t last_batch = 0;   // that took it
+  int64_t room_tokens = 0;   // of the cache, set apart for it
+  // What was lost of it goes with its last part, from this part on; -1: nothing was.
+  int32_t rest_begin = -1;
+};
+
 struct WaitingEntry {
   WaitingWork work;
   uint64_t number = 0;
@@ -44,6 +54,7 @@ struct WaitingEntry {
   // Of those before next_part, in the batch that is being formed; it stands in line only while
   // there are none.
   int32_t prepared_parts = 0;
+  AheadState ahead;
   Place place;
   uint64_t seen_by_batch = 0;     // the last one that considered it
   uint64_t refused_by_batch = 0;  // the last one that it must not join, as others are due

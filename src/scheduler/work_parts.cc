@@ -89,7 +89,8 @@ int64_t StepFrom(const spec::ModelSpec& spec, int64_t begin, int64_t token_count
   return blocks * kBlockTokens;
 }
 
-// Where the beginning is cut that is computed ahead; empty where nothing is.
+// Where the beginning is cut that is computed ahead; empty where nothing is. What is held now is
+// cut, too: it may be gone when the work's turn comes.
 std::vector<int32_t> CutAhead(const spec::ModelSpec& spec,
                               const protocol::Work& work,
                               const std::vector<CutSequence>& cut,
@@ -100,13 +101,17 @@ std::vector<int32_t> CutAhead(const spec::ModelSpec& spec,
     return {};
   }
   const int64_t common_tokens = CommonBeginning(work, cut);
+  const int64_t held_tokens = std::min<int64_t>(cut[0].held_tokens, common_tokens);
   std::vector<int32_t> ends;
-  int64_t end = cut[0].held_tokens;
-  int64_t step = StepFrom(spec, end, limits.ahead_tokens);
-  while (end + step <= common_tokens && distinct_tokens - end > step) {
-    end += step;
+  int64_t end = 0;
+  const auto step = [&] { return StepFrom(spec, end, limits.ahead_tokens); };
+  while (end < held_tokens) {
+    end = std::min(end + step(), held_tokens);
     ends.push_back(static_cast<int32_t>(end));
-    step = StepFrom(spec, end, limits.ahead_tokens);
+  }
+  while (end + step() <= common_tokens && distinct_tokens - end > step()) {
+    end += step();
+    ends.push_back(static_cast<int32_t>(end));
   }
   // A rest of several passes would begin each with what was computed ahead.
   return distinct_tokens - end <= limits.max_batch_tokens ? ends : std::vector<int32_t>();
@@ -121,13 +126,13 @@ protocol::Sequence Beginning(const protocol::Sequence& sequence, int32_t end) {
 // The parts of cuts.ahead_ends.
 void PlanAhead(const spec::ModelSpec& spec,
                const protocol::Sequence& sequence,
-               const CutSequence& cut,
+               const std::vector<TokenBlock>& blocks,
                WorkPlan& plan) {
-  int32_t begin = cut.held_tokens;
+  int32_t begin = 0;
   for (const int32_t end : plan.cuts.ahead_ends) {
-    const auto blocks = cut.blocks.begin();
-    plan.parts.push_back({.blocks = {blocks + begin / kBlockTokens, blocks + end / kBlockTokens},
-                          .flops = protocol::FlopsOf(spec, Beginning(sequence, end), begin)});
+    plan.parts.push_back(
+        {.blocks = {blocks.begin() + begin / kBlockTokens, blocks.begin() + end / kBlockTokens},
+         .flops = protocol::FlopsOf(spec, Beginning(sequence, end), begin)});
     begin = end;
   }
 }
@@ -179,11 +184,11 @@ WorkPlan PlanParts(const spec::ModelSpec& spec,
                    const protocol::BlockHasher& hasher,
                    const protocol::Work& work,
                    const PlanLimits& limits) {
-  std::vector<CutSequence> cut = CutSequences(hasher, work, limits);
+  const std::vector<CutSequence> cut = CutSequences(hasher, work, limits);
   const int64_t distinct_tokens = CountDistinct(cut);
   WorkPlan plan;
   plan.cuts.ahead_ends = CutAhead(spec, work, cut, distinct_tokens, limits);
-  PlanAhead(spec, work.sequences[0], cut[0], plan);
+  PlanAhead(spec, work.sequences[0], cut[0].blocks, plan);
 
   const bool is_ahead = !plan.cuts.ahead_ends.empty();
   const bool is_one_part = is_ahead || distinct_tokens <= limits.max_batch_tokens;

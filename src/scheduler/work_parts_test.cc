@@ -199,14 +199,23 @@ TEST(WorkParts, WhatIsHeldIsNeitherComputedAheadNorPaidFor) {
   const PlanLimits limits = {
       .max_batch_tokens = 1000, .ahead_tokens = 128, .max_held_tokens = 4000, .held = &held};
   const WorkPlan plan = PlanParts(Spec(), hasher, work, limits);
-  EXPECT_EQ(plan.cuts.ahead_ends, (std::vector<int32_t>{160 + 128, 160 + 2 * 128}));
-  EXPECT_EQ(CountTokens(plan.parts[0].blocks), 128);
+  // What is held is cut as well: it may be lost before the work's turn.
+  EXPECT_EQ(plan.cuts.ahead_ends, (std::vector<int32_t>{128, 160, 160 + 128, 160 + 2 * 128}));
   const std::vector<int32_t> held_tokens = {160};
-  EXPECT_NEAR(
-      SumOfFlops(plan), protocol::CostOf(Spec(), work, held_tokens).flops, 0.05 * SumOfFlops(plan));
+  BatchQueue queue({.held = &held});
+  queue.Add({.id = 1,
+             .parts = plan.parts,
+             .ahead_count = static_cast<int32_t>(plan.cuts.ahead_ends.size())});
+  EXPECT_NEAR(queue.waiting_flops(),
+              protocol::CostOf(Spec(), work, held_tokens).flops,
+              0.05 * queue.waiting_flops());
+  const Batch batch = queue.Take({});
+  EXPECT_EQ(batch.works[0].first_part, 2);
+  EXPECT_EQ(batch.distinct_tokens, 128);
 
   held.Apply({.removed = {chain[5]}});
-  EXPECT_EQ(PlanParts(Spec(), hasher, work, limits).cuts.ahead_ends.size(), 3u);
+  EXPECT_EQ(PlanParts(Spec(), hasher, work, limits).cuts.ahead_ends,
+            (std::vector<int32_t>{80, 80 + 128, 80 + 2 * 128, 80 + 3 * 128}));
 }
 
 TEST(WorkParts, WhatNeedsPassesAfterItsBeginningIsNotComputedAhead) {
