@@ -96,7 +96,8 @@ std::vector<int32_t> CutAhead(const spec::ModelSpec& spec,
                               const std::vector<CutSequence>& cut,
                               int64_t distinct_tokens,
                               const PlanLimits& limits) {
-  if (limits.ahead_tokens < kBlockTokens || distinct_tokens < kLeastSteps * limits.ahead_tokens ||
+  const int64_t least_tokens = kLeastSteps * limits.ahead_tokens;
+  if (limits.ahead_tokens < kBlockTokens || distinct_tokens < least_tokens ||
       distinct_tokens > limits.max_held_tokens / kHeldShare) {
     return {};
   }
@@ -109,7 +110,8 @@ std::vector<int32_t> CutAhead(const spec::ModelSpec& spec,
     end = std::min(end + step(), held_tokens);
     ends.push_back(static_cast<int32_t>(end));
   }
-  while (end + step() <= common_tokens && distinct_tokens - end > step()) {
+  const bool is_short = distinct_tokens - held_tokens < least_tokens;
+  while (!is_short && end + step() <= common_tokens && distinct_tokens - end > step()) {
     end += step();
     ends.push_back(static_cast<int32_t>(end));
   }

@@ -218,6 +218,22 @@ TEST(WorkParts, WhatIsHeldIsNeitherComputedAheadNorPaidFor) {
             (std::vector<int32_t>{80, 80 + 128, 80 + 2 * 128, 80 + 3 * 128}));
 }
 
+TEST(WorkParts, WhatIsShortBesideWhatIsHeldIsNotComputedAhead) {
+  Work work{.sequences = {Range(0, 160 + 2 * 128)}};
+  const protocol::BlockHasher hasher(7);
+  std::vector<protocol::BlockHash> chain = hasher.Chain("", work.sequences[0].tokens);
+  chain.resize(10);
+  HeldBlocks held;
+  held.Apply({.stored = chain});
+  const PlanLimits limits = {
+      .max_batch_tokens = 1000, .ahead_tokens = 128, .max_held_tokens = 4000, .held = &held};
+  EXPECT_EQ(PlanParts(Spec(), hasher, work, limits).cuts.ahead_ends,
+            (std::vector<int32_t>{128, 160, 160 + 128}));
+  work.sequences[0].tokens.pop_back();
+  EXPECT_EQ(PlanParts(Spec(), hasher, work, limits).cuts.ahead_ends,
+            (std::vector<int32_t>{128, 160}));
+}
+
 TEST(WorkParts, WhatNeedsPassesAfterItsBeginningIsNotComputedAhead) {
   Work work;
   for (TokenId i = 0; i < 5; ++i) {
