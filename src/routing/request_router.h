@@ -131,9 +131,8 @@ class RequestRouter {
     // The pass that runs there: when it began, and what has come since, which is not in it.
     std::chrono::steady_clock::time_point pass_begin = {};
     double waiting_flops = 0;
-    double busy_share = 1;  // of the last seconds; a rank that is new is taken for busy
-    std::optional<std::chrono::steady_clock::time_point> watched =
-        {};  // when it was last looked at
+    double busy_share = 0;  // of the last seconds it had work; a rank that is new had none
+    std::optional<std::chrono::steady_clock::time_point> watched = {};  // when that was looked at
   };
 
   void DropExpected(RankSlot slot, std::span<const protocol::BlockHash> blocks);

@@ -47,12 +47,13 @@ class RequestRouterTest : public testing::Test {
 };
 
 TEST_F(RequestRouterTest, SiblingsThatArriveTogetherArePlacedTogether) {
-  const auto router = MakeRouter("prefix_flops", 8);
-  for (RankId rank = 0; rank < 8; ++rank) {
-    router->OnReport(rank, {.flops_per_s = 1e12, .saturation_flops = 1e15}, kNow);
-  }
   const auto full = MakeRouter("full", 8, {.saturation = {.first_saturation_flops = 1e15}});
   std::mt19937 random(1);
+  // Where all have work; idle ranks share them out.
+  std::vector<Placement> others;
+  for (int i = 0; i < 8; ++i) {
+    others.push_back(*full->Decide(full->Profile(RandomWork(random)), kNow - seconds(60)));
+  }
   protocol::Work work{.request_id = "a", .sequences = {protocol::Sequence()}};
   work.sequences[0].tokens.assign(200, 7);
   work.sequences[0].rows.push_back({.position = 199, .columns = {1}});
@@ -107,13 +108,15 @@ TEST_F(RequestRouterTest, KnowsHowMuchOfTheLastSecondsARankHadWork) {
   const auto decide = [&](int second) {
     return *router.Decide(router.Profile(RandomWork(random)), kNow + seconds(second));
   };
-  decide(1000).Release();
-  EXPECT_EQ(seen.busy_share, 1) << "it is new";
-  decide(1060).Release();
-  EXPECT_LT(seen.busy_share, 0.01);
-  const Placement stays = decide(1061);
-  const Placement another = decide(1090);
+  Placement stays = decide(1000);
+  EXPECT_EQ(seen.busy_share, 0) << "it is new";
+  decide(1001).Release();
+  EXPECT_GT(seen.busy_share, 0.2);
+  decide(1030).Release();
   EXPECT_GT(seen.busy_share, 0.99);
+  stays.Release();
+  decide(1090).Release();
+  EXPECT_LT(seen.busy_share, 0.01);
 }
 
 // A pass in which it was frozen, or gathered over a link that is mended now, says nothing any more.
