@@ -67,7 +67,7 @@ void AheadWorks::TakeRestFrom(int32_t begin, WaitingEntry& entry) {
 
 bool AheadWorks::SetRoomApart(WaitingEntry& entry, bool is_shared, bool must_go) {
   AheadState& ahead = entry.ahead;
-  if (ahead.last_part >= 0 || entry.next_part >= entry.work.ahead_count || is_shared) {
+  if (ahead.room_tokens > 0 || entry.next_part >= entry.work.ahead_count || is_shared) {
     return true;
   }
   int64_t tokens = 0;

@@ -29,8 +29,8 @@ class AheadWorks {
   // Moves the entry, which stands in no line, to the part with which it goes on.
   void GoOn(WaitingEntry& entry);
 
-  // Sets room apart for a work that begins, if there is any or it `must_go`; false: it has to wait.
-  // `is_shared`: a work in the same batch computes it for both.
+  // Sets room apart for a work that has none, if there is any or it `must_go`; false: it has to
+  // wait. `is_shared`: a work in the same batch computes its next part for both.
   bool SetRoomApart(WaitingEntry& entry, bool is_shared, bool must_go);
   void GiveRoomBack(WaitingEntry& entry);
 

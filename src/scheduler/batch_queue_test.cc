@@ -398,6 +398,20 @@ TEST_F(BatchQueueAhead, NoMoreGoAheadAtOnceThanTheCacheHolds) {
   EXPECT_THAT(TakeIds(queue_), UnorderedElementsAre(1, 2, 3));
 }
 
+// What they share is computed once and needs room once; what follows it is not.
+TEST_F(BatchQueueAhead, WhoBeganWithAnothersPartNeedsRoomForItsOwn) {
+  const WaitingWork first = Work(1);
+  queue_.Add(first);
+  for (uint64_t id = 2; id <= 10; ++id) {
+    WaitingWork work = Work(id);
+    work.parts[0] = first.parts[0];
+    queue_.Add(std::move(work));
+  }
+  EXPECT_EQ(queue_.Take(kStart).works.size(), 10u);
+  Keep(first, 0);
+  EXPECT_THAT(TakeIds(queue_), ElementsAre(1, 2));  // three times 96 tokens are too many
+}
+
 TEST_F(BatchQueueAhead, WhoIsFirstInLineNeedsNoRoom) {
   WaitingWork work = Work(1);
   for (uint64_t i = 2; i < 9; ++i) {
