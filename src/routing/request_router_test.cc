@@ -119,6 +119,24 @@ TEST_F(RequestRouterTest, KnowsHowMuchOfTheLastSecondsARankHadWork) {
   EXPECT_LT(seen.busy_share, 0.01);
 }
 
+// Or it would seem to gather nothing and to answer at once, and draw prefixes from their owners.
+TEST_F(RequestRouterTest, ARankOfWhichNothingIsKnownGathersAsTheOthersDo) {
+  RankView seen;
+  RequestRouter router(spec_, {}, std::make_unique<Spy>(seen));
+  ASSERT_TRUE(router.AddRank(0).ok());
+  ASSERT_TRUE(router.AddRank(1).ok());
+  const protocol::RankReport report = {
+      .flops_per_s = 1e12, .compute_flops_per_s = 2e12, .saturation_flops = 1e13};
+  router.OnReport(1, report, kNow + seconds(1000));
+  std::mt19937 random(1);
+  const Placement placement =
+      *router.Decide(router.Profile(RandomWork(random)), kNow + seconds(1001));
+  EXPECT_EQ(seen.id, 0);
+  EXPECT_EQ(seen.flops_per_s, 1e12);
+  EXPECT_EQ(seen.compute_flops_per_s, 2e12);
+  EXPECT_EQ(seen.saturation_flops, 1e13);
+}
+
 // A pass in which it was frozen, or gathered over a link that is mended now, says nothing any more.
 TEST_F(RequestRouterTest, ARankThatLookedSlowIsTriedAgainWhileOthersWork) {
   const auto router = MakeRouter("full", 2);

@@ -11,41 +11,45 @@ void Saturation::OnReport(RankSlot slot, const protocol::RankReport& report) {
   if (report.flops_per_s <= 0) {
     return;  // of its cache alone: no pass was measured yet
   }
-  Measured& measured = measured_[slot];
-  measured.has_saturation = true;
-  measured.saturation_flops = report.saturation_flops;
-  measured.compute_flops_per_s = report.compute_flops_per_s;
-  SetSpeed(measured, report.flops_per_s);
+  const bool is_compute_known = report.compute_flops_per_s > 0;
+  Set(measured_[slot],
+      {.saturation_flops = report.saturation_flops,
+       .flops_per_s = report.flops_per_s,
+       .compute_flops_per_s = is_compute_known ? report.compute_flops_per_s : report.flops_per_s});
 }
 
 void Saturation::Forget(RankSlot slot) {
   if (slot < std::ssize(measured_)) {
-    SetSpeed(measured_[slot], 0);
-    measured_[slot] = {};
+    Set(measured_[slot], {});
   }
 }
 
-void Saturation::SetSpeed(Measured& measured, double flops_per_s) {
-  speed_sum_ += flops_per_s - measured.flops_per_s;
-  speed_count_ += (flops_per_s > 0 ? 1 : 0) - (measured.flops_per_s > 0 ? 1 : 0);
-  measured.flops_per_s = flops_per_s;
+void Saturation::Set(Measured& measured, const Measured& newest) {
+  sum_.saturation_flops += newest.saturation_flops - measured.saturation_flops;
+  sum_.flops_per_s += newest.flops_per_s - measured.flops_per_s;
+  sum_.compute_flops_per_s += newest.compute_flops_per_s - measured.compute_flops_per_s;
+  count_ += (newest.flops_per_s > 0 ? 1 : 0) - (measured.flops_per_s > 0 ? 1 : 0);
+  measured = newest;
 }
 
-double Saturation::saturation_flops(RankSlot slot) const {
-  const bool is_known = slot < std::ssize(measured_) && measured_[slot].has_saturation;
-  return is_known ? measured_[slot].saturation_flops : options_.first_saturation_flops;
-}
-
-double Saturation::flops_per_s(RankSlot slot) const {
+Saturation::Measured Saturation::Of(RankSlot slot) const {
   if (slot < std::ssize(measured_) && measured_[slot].flops_per_s > 0) {
-    return measured_[slot].flops_per_s;
+    return measured_[slot];
   }
-  return speed_count_ > 0 ? speed_sum_ / speed_count_ : options_.first_flops_per_s;
+  if (count_ > 0) {
+    return {.saturation_flops = sum_.saturation_flops / count_,
+            .flops_per_s = sum_.flops_per_s / count_,
+            .compute_flops_per_s = sum_.compute_flops_per_s / count_};
+  }
+  return {.saturation_flops = options_.first_saturation_flops,
+          .flops_per_s = options_.first_flops_per_s,
+          .compute_flops_per_s = options_.first_flops_per_s};
 }
 
-double Saturation::compute_flops_per_s(RankSlot slot) const {
-  const bool is_known = slot < std::ssize(measured_) && measured_[slot].compute_flops_per_s > 0;
-  return is_known ? measured_[slot].compute_flops_per_s : flops_per_s(slot);
-}
+double Saturation::saturation_flops(RankSlot slot) const { return Of(slot).saturation_flops; }
+
+double Saturation::flops_per_s(RankSlot slot) const { return Of(slot).flops_per_s; }
+
+double Saturation::compute_flops_per_s(RankSlot slot) const { return Of(slot).compute_flops_per_s; }
 
 }  // namespace zp::routing

@@ -24,10 +24,12 @@ class Saturation {
   // Another rank has the slot: nothing is known of it.
   void Forget(RankSlot slot);
 
+  // Of a rank without a measurement all three are what the others have on average, else the
+  // configured; 0: not known.
+
   // T* in true FLOPs of a pass; 0 where nothing is gathered.
   double saturation_flops(RankSlot slot) const;
-  // While passes run; of a rank without a measurement, what others achieve on average, else the
-  // configured; 0: not known.
+  // While passes run.
   double flops_per_s(RankSlot slot) const;
   // While it computes, without what it waits for weights: else a rank with little to do would look
   // slow and be given less still.
@@ -35,17 +37,17 @@ class Saturation {
 
  private:
   struct Measured {
-    bool has_saturation = false;
     double saturation_flops = 0;
-    double flops_per_s = 0;
+    double flops_per_s = 0;  // 0: not measured
     double compute_flops_per_s = 0;
   };
-  void SetSpeed(Measured& measured, double flops_per_s);
+  void Set(Measured& measured, const Measured& newest);
+  Measured Of(RankSlot slot) const;
 
   const SaturationOptions options_;
   std::vector<Measured> measured_;  // by slot
-  double speed_sum_ = 0;            // of those that are measured
-  int32_t speed_count_ = 0;
+  Measured sum_;                    // of those that are measured
+  int32_t count_ = 0;
 };
 
 }  // namespace zp::routing

@@ -29,13 +29,17 @@ TEST(Saturation, FollowsTheReports) {
   EXPECT_EQ(saturation.flops_per_s(1), 20);
 }
 
-TEST(Saturation, ANewRankIsThoughtAsFastAsTheOthers) {
+TEST(Saturation, ANewRankIsThoughtAsTheOthersAre) {
   Saturation saturation(kOptions);
-  saturation.OnReport(0, {.flops_per_s = 10});
-  saturation.OnReport(1, {.flops_per_s = 30});
+  saturation.OnReport(0, {.flops_per_s = 10, .saturation_flops = 300});
+  saturation.OnReport(1, {.flops_per_s = 30, .compute_flops_per_s = 50, .saturation_flops = 100});
   EXPECT_EQ(saturation.flops_per_s(2), 20);
+  EXPECT_EQ(saturation.compute_flops_per_s(2), 30);
+  EXPECT_EQ(saturation.saturation_flops(2), 200);
   saturation.Forget(1);
   EXPECT_EQ(saturation.flops_per_s(1), 10);
+  EXPECT_EQ(saturation.compute_flops_per_s(1), 10);
+  EXPECT_EQ(saturation.saturation_flops(1), 300);
   saturation.Forget(0);
   saturation.Forget(0);
   EXPECT_EQ(saturation.flops_per_s(0), 7);
