@@ -107,6 +107,7 @@ void RequestRouter::OnReport(RankId rank,
                              std::chrono::steady_clock::time_point now) {
   const std::lock_guard lock(mutex_);
   if (const auto found = slots_.find(rank); found != slots_.end()) {
+    Watch(found->second, now);
     saturation_.OnReport(found->second, report);
     index_.Apply(found->second, report.cache);
     seats_[found->second].pass_begin = now;
@@ -138,23 +139,28 @@ absl::StatusOr<Placement> RequestRouter::Decide(const WorkProfile& work,
       work, views_[choice.index], options.excluded.empty() ? choice.reason : Reason::kRetry, now);
 }
 
-// What time does to what is known of ranks: whether each has work, as decisions find it, weighed by
-// the time since the last of them; and how fast those are that have none. A rank that looks slow
-// gets no work, so that it would look slow for ever.
+// What time does to what is known of ranks: whether each has work, and how fast those are that have
+// none. A rank that looks slow gets no work, so that it would look slow for ever.
 void RequestRouter::WatchRanks(std::chrono::steady_clock::time_point now) {
   const bool others_report = now - last_pass_end_ < kMeasurementLifetime;
   for (RankSlot slot = 0; slot < std::ssize(seats_); ++slot) {
-    Seat& seat = seats_[slot];
+    Watch(slot, now);
     const bool is_busy = ledger_.outstanding(slot).requests > 0;
-    const double elapsed_s =
-        std::chrono::duration<double>(now - seat.watched.value_or(now)).count();
-    const double kept = std::exp(-std::max(0.0, elapsed_s) / kBusyMemorySeconds);
-    seat.busy_share = kept * seat.busy_share + (is_busy ? 1 - kept : 0);
-    seat.watched = now;
-    if (!is_busy && others_report && now - seat.pass_begin > kMeasurementLifetime) {
+    if (!is_busy && others_report && now - seats_[slot].pass_begin > kMeasurementLifetime) {
       saturation_.Forget(slot);
     }
   }
+}
+
+// Whether the rank has work, weighed by the time since it was last looked at. Before the end of a
+// pass is known: who asks anew when he is answered would find it idle each time.
+void RequestRouter::Watch(RankSlot slot, std::chrono::steady_clock::time_point now) {
+  Seat& seat = seats_[slot];
+  const bool is_busy = ledger_.outstanding(slot).requests > 0;
+  const double elapsed_s = std::chrono::duration<double>(now - seat.watched.value_or(now)).count();
+  const double kept = std::exp(-std::max(0.0, elapsed_s) / kBusyMemorySeconds);
+  seat.busy_share = kept * seat.busy_share + (is_busy ? 1 - kept : 0);
+  seat.watched = now;
 }
 
 void RequestRouter::LookAtRanks(const WorkProfile& work,

@@ -139,6 +139,7 @@ class RequestRouter {
   // The rest with mutex_ held.
   RankSlot FreeSlot();
   void WatchRanks(std::chrono::steady_clock::time_point now);
+  void Watch(RankSlot slot, std::chrono::steady_clock::time_point now);
   void LookAtRanks(const WorkProfile& work,
                    std::span<const RankId> excluded,
                    std::chrono::steady_clock::time_point now);

@@ -119,6 +119,20 @@ TEST_F(RequestRouterTest, KnowsHowMuchOfTheLastSecondsARankHadWork) {
   EXPECT_LT(seen.busy_share, 0.01);
 }
 
+// A client that asks anew when it has its answer finds the rank idle each time.
+TEST_F(RequestRouterTest, ARankThatWorksWithoutAPauseIsBusyWheneverDecisionsCome) {
+  RankView seen;
+  RequestRouter router(spec_, {}, std::make_unique<Spy>(seen));
+  ASSERT_TRUE(router.AddRank(0).ok());
+  std::mt19937 random(1);
+  for (int second = 1000; second < 1030; ++second) {
+    const Placement placement =
+        *router.Decide(router.Profile(RandomWork(random)), kNow + seconds(second));
+    router.OnReport(0, {.flops_per_s = 1e12}, kNow + seconds(second + 1));
+  }
+  EXPECT_GT(seen.busy_share, 0.99);
+}
+
 // Or it would seem to gather nothing and to answer at once, and draw prefixes from their owners.
 TEST_F(RequestRouterTest, ARankOfWhichNothingIsKnownGathersAsTheOthersDo) {
   RankView seen;
