@@ -140,14 +140,15 @@ absl::StatusOr<Placement> RequestRouter::Decide(const WorkProfile& work,
 }
 
 // What time does to what is known of ranks: whether each has work, and how fast those are that have
-// none. A rank that looks slow gets no work, so that it would look slow for ever.
+// none. A rank that looks slow gets no work, so that it would look slow for ever: now and then one
+// is tried.
 void RequestRouter::WatchRanks(std::chrono::steady_clock::time_point now) {
   const bool others_report = now - last_pass_end_ < kMeasurementLifetime;
   for (RankSlot slot = 0; slot < std::ssize(seats_); ++slot) {
     Watch(slot, now);
     const bool is_busy = ledger_.outstanding(slot).requests > 0;
     if (!is_busy && others_report && now - seats_[slot].pass_begin > kMeasurementLifetime) {
-      saturation_.Forget(slot);
+      saturation_.Doubt(slot);
     }
   }
 }
@@ -198,6 +199,7 @@ Placement RequestRouter::Place(const WorkProfile& work,
   if (rank.outstanding.requests == 0) {
     seat.pass_begin = now;  // with this work
     seat.waiting_flops = 0;
+    saturation_.Believe(rank.slot);  // one work is enough to measure it anew
   } else {
     seat.waiting_flops += rank.cost_flops;
   }

@@ -167,10 +167,16 @@ TEST_F(RequestRouterTest, ARankThatLookedSlowIsTriedAgainWhileOthersWork) {
     EXPECT_EQ(placements.back().rank(), 0) << second;
     router->OnReport(0, fast, kNow + seconds(second));
   }
-  EXPECT_EQ(decide(11).rank(), 1);
+  placements.push_back(decide(11));
+  EXPECT_EQ(placements.back().rank(), 1);
+  for (int second = 12; second <= 30; ++second) {
+    placements.push_back(decide(second));
+    EXPECT_EQ(placements.back().rank(), 0) << "one work is enough";
+    router->OnReport(0, fast, kNow + seconds(second));
+  }
   // Where nobody works, what was measured last holds.
   placements.clear();
-  router->OnReport(1, {.flops_per_s = 1e10, .saturation_flops = 1e12}, kNow + seconds(11));
+  router->OnReport(1, {.flops_per_s = 1e10, .saturation_flops = 1e12}, kNow + seconds(31));
   EXPECT_EQ(decide(60).rank(), 0);
 }
 

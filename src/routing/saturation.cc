@@ -24,16 +24,35 @@ void Saturation::Forget(RankSlot slot) {
   }
 }
 
+void Saturation::Doubt(RankSlot slot) { SetDoubt(slot, true); }
+
+void Saturation::Believe(RankSlot slot) { SetDoubt(slot, false); }
+
+void Saturation::SetDoubt(RankSlot slot, bool is_doubted) {
+  if (slot < std::ssize(measured_)) {
+    Measured doubted = measured_[slot];
+    doubted.is_doubted = is_doubted;
+    Set(measured_[slot], doubted);
+  }
+}
+
 void Saturation::Set(Measured& measured, const Measured& newest) {
-  sum_.saturation_flops += newest.saturation_flops - measured.saturation_flops;
-  sum_.flops_per_s += newest.flops_per_s - measured.flops_per_s;
-  sum_.compute_flops_per_s += newest.compute_flops_per_s - measured.compute_flops_per_s;
-  count_ += (newest.flops_per_s > 0 ? 1 : 0) - (measured.flops_per_s > 0 ? 1 : 0);
+  AddToSum(measured, -1);
+  AddToSum(newest, 1);
   measured = newest;
 }
 
+void Saturation::AddToSum(const Measured& measured, int32_t times) {
+  if (measured.counts()) {
+    count_ += times;
+    sum_.saturation_flops += times * measured.saturation_flops;
+    sum_.flops_per_s += times * measured.flops_per_s;
+    sum_.compute_flops_per_s += times * measured.compute_flops_per_s;
+  }
+}
+
 Saturation::Measured Saturation::Of(RankSlot slot) const {
-  if (slot < std::ssize(measured_) && measured_[slot].flops_per_s > 0) {
+  if (slot < std::ssize(measured_) && measured_[slot].counts()) {
     return measured_[slot];
   }
   if (count_ > 0) {

@@ -23,6 +23,10 @@ class Saturation {
   void OnReport(RankSlot slot, const protocol::RankReport& report);
   // Another rank has the slot: nothing is known of it.
   void Forget(RankSlot slot);
+  // The rank's measurement is old: until it is believed again, or the next one comes, the rank
+  // counts as one without.
+  void Doubt(RankSlot slot);
+  void Believe(RankSlot slot);
 
   // Of a rank without a measurement all three are what the others have on average, else the
   // configured; 0: not known.
@@ -40,13 +44,18 @@ class Saturation {
     double saturation_flops = 0;
     double flops_per_s = 0;  // 0: not measured
     double compute_flops_per_s = 0;
+    bool is_doubted = false;
+
+    bool counts() const { return flops_per_s > 0 && !is_doubted; }
   };
   void Set(Measured& measured, const Measured& newest);
+  void SetDoubt(RankSlot slot, bool is_doubted);
+  void AddToSum(const Measured& measured, int32_t times);
   Measured Of(RankSlot slot) const;
 
   const SaturationOptions options_;
   std::vector<Measured> measured_;  // by slot
-  Measured sum_;                    // of those that are measured
+  Measured sum_;                    // of those that count
   int32_t count_ = 0;
 };
 

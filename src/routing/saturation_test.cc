@@ -29,6 +29,26 @@ TEST(Saturation, FollowsTheReports) {
   EXPECT_EQ(saturation.flops_per_s(1), 20);
 }
 
+TEST(Saturation, ADoubtedRankIsThoughtAsTheOthersAre) {
+  Saturation saturation(kOptions);
+  saturation.OnReport(0, {.flops_per_s = 10});
+  saturation.OnReport(1, {.flops_per_s = 30});
+  saturation.Doubt(1);
+  saturation.Doubt(1);
+  EXPECT_EQ(saturation.flops_per_s(1), 10);
+  EXPECT_EQ(saturation.flops_per_s(2), 10);
+  saturation.Believe(1);
+  saturation.Believe(1);
+  EXPECT_EQ(saturation.flops_per_s(1), 30);
+  EXPECT_EQ(saturation.flops_per_s(2), 20);
+  saturation.Doubt(1);
+  saturation.OnReport(1, {.flops_per_s = 50});
+  EXPECT_EQ(saturation.flops_per_s(1), 50);
+  EXPECT_EQ(saturation.flops_per_s(2), 30);
+  saturation.Doubt(3);  // nothing is known of it
+  EXPECT_EQ(saturation.flops_per_s(3), 30);
+}
+
 TEST(Saturation, ANewRankIsThoughtAsTheOthersAre) {
   Saturation saturation(kOptions);
   saturation.OnReport(0, {.flops_per_s = 10, .saturation_flops = 300});
