@@ -12,19 +12,20 @@ namespace {
 namespace json = boost::json;
 using scoring::Tokens;
 
+std::string TaskNames(const ServedModel& model) {
+  std::string known;
+  for (const auto& [task_name, task] : model.tasks()) {
+    known += fmt::format("{}\"{}\"", known.empty() ? "" : ", ", task_name);
+  }
+  return known.empty() ? "this model has no tasks: give labels" : "this model has " + known;
+}
+
 absl::StatusOr<Task> FindTask(std::string_view name, const ServedModel& model) {
   const auto found = model.tasks().find(std::string(name));
   if (found != model.tasks().end()) {
     return found->second;
   }
-  std::string known;
-  for (const auto& [task_name, task] : model.tasks()) {
-    known += fmt::format("{}\"{}\"", known.empty() ? "" : ", ", task_name);
-  }
-  return FieldError("task",
-                    fmt::format("\"{}\" is unknown; this model has {}",
-                                name,
-                                known.empty() ? "no tasks: give labels" : known));
+  return FieldError("task", fmt::format("\"{}\" is unknown; {}", name, TaskNames(model)));
 }
 
 // Labels and template from the body, and from its task what the body leaves open.
@@ -38,6 +39,9 @@ absl::StatusOr<Task> ReadQuestion(Fields& fields, const ServedModel& model) {
   question.prompt_template = fields.String("template", question.prompt_template);
   if (fields.Has("labels") || question.labels.empty()) {
     question.labels.clear();
+    if (!fields.Has("labels") && !model.tasks().empty()) {
+      fields.Fail("labels", fmt::format("is required without a task: {}", TaskNames(model)));
+    }
     for (const std::string_view label : fields.Strings("labels", model.limits().max_labels)) {
       question.labels.emplace_back(label);
     }
@@ -99,6 +103,7 @@ absl::StatusOr<Prepared> PrepareClassify(const json::object& body, const Request
   ZP_ASSIGN_OR_RETURN(
       std::vector<Tokens> label_tokens,
       model.EncodeLabels("labels", {question.labels.begin(), question.labels.end()}));
+  ZP_RETURN_IF_ERROR(CheckDistinct("labels", label_tokens));
 
   Prepared prepared;
   prepared.work.request_id = context.request_id;

@@ -1,10 +1,12 @@
 #include "gateway/endpoints.h"
 
 #include <algorithm>
+#include <map>
 #include <span>
 
 #include "boost/json.hpp"
 #include "fmt/format.h"
+#include "gateway/errors.h"
 
 namespace zp::gateway {
 
@@ -33,6 +35,18 @@ absl::Status RequestBudget::Spend(const RequestCost& cost) {
         fmt::format("the answer would have more than {} log-probabilities, alternatives and vector "
                     "elements, the limit of one request: send several",
                     limits_.max_answer_numbers));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckDistinct(std::string_view field, const std::vector<scoring::Tokens>& labels) {
+  std::map<scoring::Tokens, size_t> first_use;
+  for (size_t i = 0; i < labels.size(); ++i) {
+    const auto [earlier, is_new] = first_use.emplace(labels[i], i);
+    if (!is_new) {
+      return FieldError(fmt::format("{}[{}]", field, i),
+                        fmt::format("has the same tokens as {}[{}]", field, earlier->second));
+    }
   }
   return absl::OkStatus();
 }

@@ -89,6 +89,9 @@ class RequestBudget {
   int64_t answer_numbers_ = 0;
 };
 
+// Two labels of the same tokens are one answer; `field` is where the client wrote them.
+absl::Status CheckDistinct(std::string_view field, const std::vector<scoring::Tokens>& labels);
+
 // Many label questions planned into one Work, and their answers read back in order.
 class LabelBatch {
  public:

@@ -78,7 +78,10 @@ Response MakeResponse(int http_status,
 }  // namespace
 
 absl::Status FieldError(std::string_view field, std::string_view problem) {
-  absl::Status status = absl::InvalidArgumentError(fmt::format("{} {}", field, problem));
+  return WithField(absl::InvalidArgumentError(fmt::format("{} {}", field, problem)), field);
+}
+
+absl::Status WithField(absl::Status status, std::string_view field) {
   status.SetPayload(kFieldPayload, absl::Cord(std::string(field)));
   return status;
 }

@@ -15,6 +15,9 @@ namespace zp::gateway {
 // travels with the status and comes out as the error object's `param`.
 absl::Status FieldError(std::string_view field, std::string_view problem);
 
+// The same for an error of another kind, whose message names the field by itself.
+absl::Status WithField(absl::Status status, std::string_view field);
+
 int HttpStatusOf(absl::StatusCode code);
 
 // {"error":{"message","type","param","code"}}, with Retry-After where trying again makes sense:

@@ -77,7 +77,11 @@ std::string_view Fields::OneOf(std::initializer_list<std::string_view> names) {
     found = name;
   }
   if (found.empty()) {
-    Fail(first, "is required");
+    std::string others;
+    for (const std::string_view name : names) {
+      others += name == first ? "" : fmt::format(" (or {})", name);
+    }
+    Fail(first, fmt::format("is required{}", others));
     return first;
   }
   return found;

@@ -103,7 +103,7 @@ TEST(JsonFields, AliasesAreOneField) {
   Fields fields(object);
   EXPECT_EQ(fields.OneOf({"input", "inputs"}), "inputs");
   EXPECT_EQ(fields.OneOf({"a", "b"}), "a");
-  EXPECT_EQ(MessageOf(fields), "a is required");
+  EXPECT_EQ(MessageOf(fields), "a is required (or b)");
 }
 
 }  // namespace

@@ -150,9 +150,25 @@ Utf8Piece ReadPiece(std::string_view bytes) {
           .is_character = lead.byte_count > 0};
 }
 
+// Where the first bytes are that are no character; the size of `bytes` if there are none.
+size_t FindBrokenUtf8(std::string_view bytes) {
+  size_t place = 0;
+  while (place < bytes.size()) {
+    const Utf8Piece piece = ReadPiece(bytes.substr(place));
+    if (!piece.is_character) {
+      break;
+    }
+    place += piece.byte_count;
+  }
+  return place;
+}
+
 }  // namespace
 
 absl::StatusOr<json::value> ParseJson(std::string_view text) {
+  if (text.find_first_not_of(" \t\r\n") == std::string_view::npos) {
+    return absl::InvalidArgumentError("the JSON is empty");
+  }
   json::parse_options options;
   options.max_depth = kMaxDepth;
   json::parser parser({}, options);
@@ -163,6 +179,10 @@ absl::StatusOr<json::value> ParseJson(std::string_view text) {
         fmt::format("the JSON is nested deeper than {} levels at byte {}", kMaxDepth, read_bytes));
   }
   if (error) {
+    if (const size_t broken = FindBrokenUtf8(text); broken < text.size()) {
+      return absl::InvalidArgumentError(
+          fmt::format("the JSON is broken at byte {}: what is there is not UTF-8", broken));
+    }
     return absl::InvalidArgumentError(
         fmt::format("the JSON is broken at byte {}: {}", read_bytes, error.message()));
   }

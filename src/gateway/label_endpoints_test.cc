@@ -63,6 +63,8 @@ TEST(Score, NamesTheBadField) {
       {R"({"items":["x"],"label_token_ids":[1]})", "query"},
       {R"({"query":"q","items":["x"],"labels":["A",""]})", "labels[1]"},
       {R"({"query":"q","items":["x"],"labels":["A"],"apply_softmax":1})", "apply_softmax"},
+      {R"({"query":"q","items":["x"],"label_token_ids":[65,66,65]})", "label_token_ids[2]"},
+      {R"({"query":"q","items":["x"],"labels":["A","A"]})", "labels[1]"},
   };
   for (const auto& [body, field] : cases) {
     const Answer answer = test.Post("/v1/score", body);
@@ -114,6 +116,8 @@ TEST(Classify, TaskBringsTemplateAndLabels) {
   const Answer unknown = test.Post("/v1/classify", R"({"input":"hi","task":"ham"})");
   EXPECT_EQ(unknown.status(), 400);
   EXPECT_NE(unknown.error().find("\"spam\""), std::string::npos) << unknown.error();
+  const Answer neither = test.Post("/v1/classify", R"({"input":"hi"})");
+  EXPECT_EQ(neither.error(), "labels is required without a task: this model has \"spam\"");
 }
 
 TEST(Classify, NamesTheBadField) {
@@ -124,6 +128,7 @@ TEST(Classify, NamesTheBadField) {
       {R"({"input":"","labels":["A"]})", "input"},
       {R"({"input":["x",""],"labels":["A"]})", "input[1]"},
       {R"({"input":"x","labels":["A",""]})", "labels[1]"},
+      {R"({"input":"x","labels":["A","B","A"]})", "labels[2]"},
       {R"({"input":"x","labels":["A"],"template":"no place"})", "template"},
       {R"({"input":"x","labels":["A"],"template":"{text}{text}"})", "template"},
       {R"({"input":"x","labels":["A"],"normalization":"both"})", "normalization"},

@@ -71,6 +71,7 @@ absl::StatusOr<Prepared> PrepareScore(const json::object& body, const RequestCon
   const bool item_first = fields.Bool("item_first", false);
   const bool apply_softmax = fields.Bool("apply_softmax", false);
   ZP_ASSIGN_OR_RETURN(std::vector<Tokens> labels, ReadLabels(fields, model));
+  ZP_RETURN_IF_ERROR(CheckDistinct(fields.Has("labels") ? "labels" : "label_token_ids", labels));
   const int64_t vocab_count = model.spec().vocab_count;
   const std::vector<Prompt> queries = fields.Prompts("query", 1, vocab_count);
   const std::vector<Prompt> items =

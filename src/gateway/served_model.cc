@@ -125,8 +125,9 @@ absl::Status ServedModel::CheckName(std::string_view requested) const {
   if (requested.empty() || requested == "default" || requested == name_) {
     return absl::OkStatus();
   }
-  return absl::NotFoundError(
-      fmt::format("model \"{}\" is not here; this server has \"{}\"", requested, name_));
+  return WithField(absl::NotFoundError(fmt::format(
+                       "model \"{}\" is not here; this server has \"{}\"", requested, name_)),
+                   "model");
 }
 
 absl::Status ServedModel::CheckTokenCount(std::string_view field, int64_t token_count) const {

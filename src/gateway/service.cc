@@ -74,6 +74,16 @@ bool IsGetPath(std::string_view path) {
   return std::find(std::begin(kGetPaths), std::end(kGetPaths), path) != std::end(kGetPaths);
 }
 
+// Clients that were written for another server find out here what this one has.
+Response UnknownPath(const std::string& path) {
+  std::string known;
+  for (const PostRoute& route : kPostRoutes) {
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", route.path);
+  }
+  return ErrorResponse(
+      absl::NotFoundError(fmt::format("no such path: {}; POST goes to {}", path, known)));
+}
+
 Response WrongMethod(const Request& request, std::string_view allowed) {
   Response response = ErrorResponse(
       405,
@@ -200,8 +210,7 @@ void Service::State::Route(const ExchangePtr& exchange) {
   const Request& request = exchange->request;
   const Endpoint endpoint = FindEndpoint(request.path);
   if (endpoint == nullptr && !IsGetPath(request.path)) {
-    return Reply(exchange,
-                 ErrorResponse(absl::NotFoundError(fmt::format("no such path: {}", request.path))));
+    return Reply(exchange, UnknownPath(request.path));
   }
   const std::string_view allowed = endpoint == nullptr ? "GET" : "POST";
   if (request.method != allowed) {

@@ -35,7 +35,9 @@ TEST(Service, AnswersTheSmallQuestions) {
 
 TEST(Service, UnknownPathsAndMethodsAreSaidSo) {
   TestService test;
-  EXPECT_EQ(test.Ask("GET", "/nothing", "").status(), 404);
+  const Answer unknown = test.Post("/v1/rerank", "{}");
+  EXPECT_EQ(unknown.status(), 404);
+  EXPECT_NE(unknown.error().find("/v1/score"), std::string::npos) << unknown.error();
   const Answer wrong = test.Ask("GET", "/v1/score", "");
   EXPECT_EQ(wrong.status(), 405);
   EXPECT_EQ(HeaderOf(wrong.response, "Allow"), "POST");
@@ -47,6 +49,7 @@ TEST(Service, AnotherModelsNameIsNotFound) {
   const Answer answer = test.Post("/v1/classify", R"({"model":"gpt","input":"x","labels":["A"]})");
   EXPECT_EQ(answer.status(), 404);
   EXPECT_NE(answer.error().find("\"fake\""), std::string::npos);
+  EXPECT_EQ(answer.param(), "model");
 }
 
 TEST(Service, BodiesThatAreNoObjectAreRefused) {
