@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import struct
+import subprocess
 import threading
 import time
 import unittest
 
-from server_process import Server, fails_to_start, model_copy
+from server_process import BINARY, MODEL, Server, fails_to_start, model_copy
 
 
 def read_safetensors_header(path):
@@ -32,6 +33,37 @@ class StartUpTest(unittest.TestCase):
 
     def test_a_folder_that_is_not_there(self):
         self.assert_refused("/no/such/model", "/no/such/model")
+
+    def test_a_model_that_would_have_to_be_downloaded(self):
+        self.assert_refused("Qwen/Qwen3-30B-A3B", "--model", "Qwen/Qwen3-30B-A3B", "directory")
+        self.assert_refused("", "--model")
+
+    def test_a_prefix_cache_that_leaves_nothing(self):
+        code, log = fails_to_start(MODEL, ["--prefix-cache", "999TiB"])
+        self.assertEqual(code, 1, log)
+        self.assertIn("--prefix-cache: 999 TiB leaves no memory", log)
+
+    def test_a_flag_out_of_range_is_named_with_its_range(self):
+        for flag, value, word in (
+            ("--port", "99999", "65535"),
+            ("--port", "http", "65535"),
+            ("--drain-seconds", "nan", "86400"),
+            ("--max-backlog-seconds", "nan", "above 0"),
+            ("--max-queue-tokens", "0", "above 0"),
+            ("--prefix-cache-quota", "2", "from 0 to 1"),
+        ):
+            code, log = fails_to_start(MODEL, [f"{flag}={value}"])
+            self.assertNotEqual(code, 0, log)
+            for part in (flag, value, word):
+                self.assertIn(part, log)
+            self.assertLess(len(log), 200)
+
+    def test_a_misspelt_word_is_named(self):
+        for words in (["sevre"], ["serve", "--modle", "x"], ["serve", "--model", "x", "--prot=1"]):
+            result = subprocess.run([BINARY, *words], capture_output=True, text=True, check=False)
+            self.assertNotEqual(result.returncode, 0)
+            word = next(word for word in words if word in ("sevre", "--modle", "--prot=1"))
+            self.assertIn(word, result.stderr)
 
     def test_a_truncated_shard(self):
         with model_copy() as model:

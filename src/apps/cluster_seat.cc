@@ -28,6 +28,7 @@ std::vector<CLI::Option*> AddCommonFlags(CLI::App& command, ClusterOptions& opti
                           "Address or interface on which other hosts read this one's experts")
               ->type_name("ADDRESS"),
           command.add_option("--weight-port", options.weight_port, "0 picks a free one")
+              ->check(CLI::Range(0, 65535))
               ->capture_default_str(),
           command.add_option("--weight-transport", options.weight_transport, "tcp or ucx")
               ->check(CLI::IsMember({"tcp", "ucx"}))
@@ -81,6 +82,7 @@ void AddFounderFlags(CLI::App& command, ClusterOptions& options) {
           .add_option("--cluster-address", options.address, "Where hosts join: a numeric address")
           ->capture_default_str());
   of_hosts.push_back(command.add_option("--cluster-port", options.port, "0 picks a free one")
+                         ->check(CLI::Range(0, 65535))
                          ->capture_default_str());
   of_hosts.push_back(command.add_option(
       "--cluster-cert", options.tls_certificate_file, "PEM; TLS where hosts join"));
@@ -112,7 +114,9 @@ void AddWorkerFlags(CLI::App& command, ClusterOptions& options) {
                   "Address or interface on which the founder brings works (default: that of "
                   "--weight-address)")
       ->type_name("ADDRESS");
-  command.add_option("--work-port", options.work_port, "0 picks a free one")->capture_default_str();
+  command.add_option("--work-port", options.work_port, "0 picks a free one")
+      ->check(CLI::Range(0, 65535))
+      ->capture_default_str();
   command.add_option("--work-cert", options.work_certificate_file, "PEM; TLS where works come in");
   command.add_option("--work-key", options.work_key_file, "PEM, of --work-cert");
   AddCommonFlags(command, options);

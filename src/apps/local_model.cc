@@ -51,6 +51,15 @@ std::vector<std::vector<int>> SplitCores(const LocalModelOptions& options) {
   return split;
 }
 
+absl::Status CheckDirectory(const std::string& directory) {
+  std::error_code error;
+  return std::filesystem::is_directory(directory, error)
+             ? absl::OkStatus()
+             : absl::NotFoundError(fmt::format(
+                   "--model: \"{}\" is no directory; models are read from disk, none is downloaded",
+                   directory));
+}
+
 absl::StatusOr<int64_t> PrefixCacheBytes(const LocalModelOptions& options) {
   absl::StatusOr<int64_t> bytes = base::ParseBytes(options.prefix_cache);
   if (!bytes.ok()) {
@@ -93,6 +102,7 @@ void AddLocalModelFlags(CLI::App& command, LocalModelOptions& options) {
       .add_option("--prefix-cache-quota",
                   options.prefix_cache_quota,
                   "Fraction of the prefix cache that requests of one cache_salt may take")
+      ->check(IsWithin(0, 1))
       ->capture_default_str();
   command
       .add_option("--routing",
@@ -112,13 +122,13 @@ void AddLocalModelFlags(CLI::App& command, LocalModelOptions& options) {
       .add_option("--max-batch-tokens",
                   options.scheduler.max_batch_tokens,
                   "Distinct tokens of one forward pass; larger requests take several")
-      ->check(CLI::PositiveNumber)
+      ->check(IsPositive())
       ->capture_default_str();
   command
       .add_option("--max-sequence-tokens",
                   options.scheduler.max_sequence_tokens,
                   "Tokens of one prompt with its label; above a pass it runs alone")
-      ->check(CLI::PositiveNumber)
+      ->check(IsPositive())
       ->capture_default_str();
 }
 
@@ -137,6 +147,12 @@ absl::StatusOr<std::shared_ptr<const engine::HostModel>> LocalModel::LoadHostMod
           fmt::format("--expert-memory: {}", base::MessageOf(bytes.status())));
     }
     host_options.expert_memory_bytes = *bytes;
+  } else if (prefix_cache_bytes > 0 && engine::SpareMemoryBytes(prefix_cache_bytes) == 0) {
+    return absl::ResourceExhaustedError(
+        fmt::format("--prefix-cache: {} leaves no memory for experts; the machine can spare {} for "
+                    "both",
+                    base::FormatBytes(prefix_cache_bytes),
+                    base::FormatBytes(engine::SpareMemoryBytes(0))));
   }
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<checkpoint::Checkpoint> checkpoint,
                       checkpoint::Checkpoint::Open(options.directory));
@@ -289,6 +305,7 @@ LocalModel::~LocalModel() {
 absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(const LocalModelOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   auto model = std::unique_ptr<LocalModel>(new LocalModel());
+  ZP_RETURN_IF_ERROR(CheckDirectory(options.directory));
   ZP_ASSIGN_OR_RETURN(model->tokenizer_,
                       text::Tokenizer::Load(options.directory + "/tokenizer.json"));
   ZP_ASSIGN_OR_RETURN(model->host_model_, model->LoadHostModel(options));

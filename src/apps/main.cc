@@ -1,6 +1,7 @@
 // The one binary: subcommands that compose the rooms below.
 #include "CLI/CLI.hpp"
 #include "apps/bench.h"
+#include "apps/command.h"
 #include "apps/demo.h"
 #include "apps/inspect.h"
 #include "apps/pack.h"
@@ -13,6 +14,7 @@ int main(int argc, char** argv) {
   zp::base::SetUpLogging();
   CLI::App app("ZeroPrefill: prefill-only serving of Mixture-of-Experts language models");
   app.require_subcommand(1);
+  app.failure_message(zp::apps::CommandLineProblem);
   zp::apps::AddBenchCommand(app);
   zp::apps::AddDemoCommand(app);
   zp::apps::AddInspectCommand(app);

@@ -122,15 +122,17 @@ void AddServingFlags(CLI::App& command, ServeOptions& options) {
       .add_option("--max-backlog-seconds",
                   options.model.max_backlog_seconds,
                   "Requests that would be answered later than that get 429")
-      ->check(CLI::PositiveNumber)
+      ->check(IsPositive())
       ->capture_default_str();
   command.add_option("--host", options.http.host, "Address to listen on")->capture_default_str();
-  command.add_option("--port", options.http.port, "0 picks a free one")->capture_default_str();
+  command.add_option("--port", options.http.port, "0 picks a free one")
+      ->check(CLI::Range(0, 65535))
+      ->capture_default_str();
   command
       .add_option("--max-queue-tokens",
                   options.model.scheduler.max_queue_tokens,
                   "Tokens that may wait; beyond, requests get 429")
-      ->check(CLI::PositiveNumber)
+      ->check(IsPositive())
       ->capture_default_str();
   command
       .add_option_function<int64_t>(
@@ -151,16 +153,16 @@ void AddServingFlags(CLI::App& command, ServeOptions& options) {
                    options.model.service.allow_priority,
                    "Heed `priority` in requests; who may set it can starve the others");
   command.add_option("--max-connections", options.http.max_connections, "Beyond, clients get 503")
-      ->check(CLI::PositiveNumber)
+      ->check(IsPositive())
       ->capture_default_str();
   command.add_option("--max-body-bytes", options.http.max_body_bytes, "Beyond, requests get 413")
-      ->check(CLI::PositiveNumber)
+      ->check(IsPositive())
       ->capture_default_str();
   command
       .add_option("--drain-seconds",
                   options.drain_seconds,
                   "After SIGTERM, how long requests in flight may take")
-      ->check(CLI::Range(0.0, 86400.0))
+      ->check(IsWithin(0, 86'400))
       ->capture_default_str();
   command.add_option("--log-level", options.log_level, "trace, debug, info, warn or error")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
