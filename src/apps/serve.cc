@@ -92,6 +92,7 @@ void End(gateway::HttpServer& server, LocalModel& model, double drain_seconds) {
 absl::Status Serve(const ServeOptions& options) {
   base::SetLogLevel(options.log_level);
   RaiseDescriptorLimit();
+  ZP_RETURN_IF_ERROR(gateway::HttpServer::CheckAddress(options.http));
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<LocalModel> model, LocalModel::Load(options.model));
   PublishPeak(options.model);
   EndSignal end_signal;

@@ -110,6 +110,12 @@ struct HttpServer::State {
 
 HttpServer::HttpServer(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
+absl::Status HttpServer::CheckAddress(const HttpOptions& options) {
+  asio::io_context io_context;
+  tcp::acceptor acceptor(io_context);
+  return Listen(acceptor, options.host, options.port);
+}
+
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HttpOptions& options,
                                                               Handler handler) {
   auto state = std::make_unique<State>(options, std::move(handler));

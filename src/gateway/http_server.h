@@ -40,6 +40,8 @@ class HttpServer {
   // Listens, or says why not ("cannot listen on 0.0.0.0:80: Permission denied").
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const HttpOptions& options,
                                                            Handler handler);
+  // Whether Start would listen now: known before a model is loaded, which takes minutes.
+  static absl::Status CheckAddress(const HttpOptions& options);
   // Closes all connections, asks open requests to stop and waits for the handler to answer them.
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;

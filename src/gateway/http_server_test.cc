@@ -328,6 +328,9 @@ TEST_F(HttpServerTest, ATakenPortIsAClearError) {
   const auto second = HttpServer::Start(options, {});
   ASSERT_FALSE(second.ok());
   EXPECT_NE(base::MessageOf(second.status()).find("cannot listen on 127.0.0.1"), std::string::npos);
+  EXPECT_EQ(HttpServer::CheckAddress(options), second.status());
+  options.port = 0;
+  EXPECT_TRUE(HttpServer::CheckAddress(options).ok());
   options.host = "not an address";
   EXPECT_FALSE(HttpServer::Start(options, {}).ok());
 }
