@@ -1,7 +1,6 @@
 #include "gateway/endpoints.h"
 
 #include <algorithm>
-#include <map>
 #include <span>
 
 #include "boost/json.hpp"
@@ -40,15 +39,11 @@ absl::Status RequestBudget::Spend(const RequestCost& cost) {
 }
 
 absl::Status CheckDistinct(std::string_view field, const std::vector<scoring::Tokens>& labels) {
-  std::map<scoring::Tokens, size_t> first_use;
-  for (size_t i = 0; i < labels.size(); ++i) {
-    const auto [earlier, is_new] = first_use.emplace(labels[i], i);
-    if (!is_new) {
-      return FieldError(fmt::format("{}[{}]", field, i),
-                        fmt::format("has the same tokens as {}[{}]", field, earlier->second));
-    }
-  }
-  return absl::OkStatus();
+  const auto same = scoring::FindSameLabels(labels);
+  return same.has_value()
+             ? FieldError(fmt::format("{}[{}]", field, same->second),
+                          fmt::format("has the same tokens as {}[{}]", field, same->first))
+             : absl::OkStatus();
 }
 
 LabelBatch::LabelBatch(std::vector<scoring::Tokens> labels,

@@ -46,6 +46,20 @@ class RequestRouterTest : public testing::Test {
   const spec::ModelSpec spec_ = TestSpec();
 };
 
+// A router that shows what its policy is shown of rank 0.
+class WatchedRankTest : public RequestRouterTest {
+ protected:
+  WatchedRankTest() { EXPECT_TRUE(router_.AddRank(0).ok()); }
+
+  Placement Decide(int second) {
+    return *router_.Decide(router_.Profile(RandomWork(random_)), kNow + seconds(second));
+  }
+
+  RankView seen_;
+  RequestRouter router_{spec_, {}, std::make_unique<Spy>(seen_)};
+  std::mt19937 random_{1};
+};
+
 TEST_F(RequestRouterTest, SiblingsThatArriveTogetherArePlacedTogether) {
   const auto full = MakeRouter("full", 8, {.saturation = {.first_saturation_flops = 1e15}});
   std::mt19937 random(1);
@@ -69,86 +83,62 @@ TEST_F(RequestRouterTest, SiblingsThatArriveTogetherArePlacedTogether) {
   }
 }
 
-TEST_F(RequestRouterTest, KnowsWhatARanksRunningPassHasInItAndSinceWhen) {
-  RankView seen;
-  RequestRouter router(spec_, {}, std::make_unique<Spy>(seen));
-  ASSERT_TRUE(router.AddRank(0).ok());
-  std::mt19937 random(1);
+TEST_F(WatchedRankTest, KnowsWhatARanksRunningPassHasInItAndSinceWhen) {
   std::vector<Placement> placements;
-  const auto decide = [&](int second) {
-    placements.push_back(
-        *router.Decide(router.Profile(RandomWork(random)), kNow + seconds(second)));
-  };
+  const auto decide = [&](int second) { placements.push_back(Decide(second)); };
   decide(5);  // begins a pass
   decide(6);
-  EXPECT_EQ(seen.waiting_flops, 0);
-  EXPECT_EQ(seen.pass_elapsed_s, 1);
+  EXPECT_EQ(seen_.waiting_flops, 0);
+  EXPECT_EQ(seen_.pass_elapsed_s, 1);
   decide(7);
-  EXPECT_EQ(seen.waiting_flops, placements[1].flops());
-  EXPECT_EQ(seen.pass_elapsed_s, 2);
-  router.OnReport(
+  EXPECT_EQ(seen_.waiting_flops, placements[1].flops());
+  EXPECT_EQ(seen_.pass_elapsed_s, 2);
+  router_.OnReport(
       0, {.flops_per_s = 1e15}, kNow + seconds(8));  // the next pass takes the other two
   placements[0].Release();
   decide(11);
-  EXPECT_EQ(seen.waiting_flops, 0);
-  EXPECT_EQ(seen.pass_elapsed_s, 3);
-  EXPECT_NEAR(seen.outstanding.flops, placements[1].flops() + placements[2].flops(), 2000);
+  EXPECT_EQ(seen_.waiting_flops, 0);
+  EXPECT_EQ(seen_.pass_elapsed_s, 3);
+  EXPECT_NEAR(seen_.outstanding.flops, placements[1].flops() + placements[2].flops(), 2000);
   placements.clear();
   decide(20);  // was idle
   decide(21);
-  EXPECT_EQ(seen.waiting_flops, 0);
-  EXPECT_EQ(seen.pass_elapsed_s, 1);
+  EXPECT_EQ(seen_.waiting_flops, 0);
+  EXPECT_EQ(seen_.pass_elapsed_s, 1);
 }
 
-TEST_F(RequestRouterTest, KnowsHowMuchOfTheLastSecondsARankHadWork) {
-  RankView seen;
-  RequestRouter router(spec_, {}, std::make_unique<Spy>(seen));
-  ASSERT_TRUE(router.AddRank(0).ok());
-  std::mt19937 random(1);
-  const auto decide = [&](int second) {
-    return *router.Decide(router.Profile(RandomWork(random)), kNow + seconds(second));
-  };
-  Placement stays = decide(1000);
-  EXPECT_EQ(seen.busy_share, 0) << "it is new";
-  decide(1001).Release();
-  EXPECT_GT(seen.busy_share, 0.2);
-  decide(1030).Release();
-  EXPECT_GT(seen.busy_share, 0.99);
+TEST_F(WatchedRankTest, KnowsHowMuchOfTheLastSecondsARankHadWork) {
+  Placement stays = Decide(1000);
+  EXPECT_EQ(seen_.busy_share, 0) << "it is new";
+  Decide(1001).Release();
+  EXPECT_GT(seen_.busy_share, 0.2);
+  Decide(1030).Release();
+  EXPECT_GT(seen_.busy_share, 0.99);
   stays.Release();
-  decide(1090).Release();
-  EXPECT_LT(seen.busy_share, 0.01);
+  Decide(1090).Release();
+  EXPECT_LT(seen_.busy_share, 0.01);
 }
 
 // A client that asks anew when it has its answer finds the rank idle each time.
-TEST_F(RequestRouterTest, ARankThatWorksWithoutAPauseIsBusyWheneverDecisionsCome) {
-  RankView seen;
-  RequestRouter router(spec_, {}, std::make_unique<Spy>(seen));
-  ASSERT_TRUE(router.AddRank(0).ok());
-  std::mt19937 random(1);
+TEST_F(WatchedRankTest, ARankThatWorksWithoutAPauseIsBusyWheneverDecisionsCome) {
   for (int second = 1000; second < 1030; ++second) {
-    const Placement placement =
-        *router.Decide(router.Profile(RandomWork(random)), kNow + seconds(second));
-    router.OnReport(0, {.flops_per_s = 1e12}, kNow + seconds(second + 1));
+    const Placement placement = Decide(second);
+    router_.OnReport(0, {.flops_per_s = 1e12}, kNow + seconds(second + 1));
   }
-  EXPECT_GT(seen.busy_share, 0.99);
+  EXPECT_GT(seen_.busy_share, 0.99);
 }
 
 // Or it would seem to gather nothing and to answer at once, and draw prefixes from their owners.
-TEST_F(RequestRouterTest, ARankOfWhichNothingIsKnownGathersAsTheOthersDo) {
-  RankView seen;
-  RequestRouter router(spec_, {}, std::make_unique<Spy>(seen));
-  ASSERT_TRUE(router.AddRank(0).ok());
-  ASSERT_TRUE(router.AddRank(1).ok());
+TEST_F(WatchedRankTest, ARankOfWhichNothingIsKnownGathersAsTheOthersDo) {
+  ASSERT_TRUE(router_.AddRank(1).ok());
   const protocol::RankReport report = {
       .flops_per_s = 1e12, .compute_flops_per_s = 2e12, .saturation_flops = 1e13};
-  router.OnReport(1, report, kNow + seconds(1000));
-  std::mt19937 random(1);
-  const Placement placement =
-      *router.Decide(router.Profile(RandomWork(random)), kNow + seconds(1001));
-  EXPECT_EQ(seen.id, 0);
-  EXPECT_EQ(seen.flops_per_s, 1e12);
-  EXPECT_EQ(seen.compute_flops_per_s, 2e12);
-  EXPECT_EQ(seen.saturation_flops, 1e13);
+  router_.OnReport(1, report, kNow + seconds(1000));
+  const Placement placement = Decide(1001);
+  EXPECT_EQ(seen_.id, 0);
+  EXPECT_EQ(seen_.flops_per_s, 1e12);
+  EXPECT_EQ(seen_.compute_flops_per_s, 2e12);
+  EXPECT_EQ(seen_.saturation_flops, 1e13);
 }
 
 // A pass in which it was frozen, or gathered over a link that is mended now, says nothing any more.

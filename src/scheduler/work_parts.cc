@@ -105,14 +105,16 @@ std::vector<int32_t> CutAhead(const spec::ModelSpec& spec,
   const int64_t held_tokens = std::min<int64_t>(cut[0].held_tokens, common_tokens);
   std::vector<int32_t> ends;
   int64_t end = 0;
-  const auto step = [&] { return StepFrom(spec, end, limits.ahead_tokens); };
   while (end < held_tokens) {
-    end = std::min(end + step(), held_tokens);
+    end = std::min(end + StepFrom(spec, end, limits.ahead_tokens), held_tokens);
     ends.push_back(static_cast<int32_t>(end));
   }
-  const bool is_short = distinct_tokens - held_tokens < least_tokens;
-  while (!is_short && end + step() <= common_tokens && distinct_tokens - end > step()) {
-    end += step();
+  while (distinct_tokens - held_tokens >= least_tokens) {
+    const int64_t step = StepFrom(spec, end, limits.ahead_tokens);
+    if (end + step > common_tokens || distinct_tokens - end <= step) {
+      break;
+    }
+    end += step;
     ends.push_back(static_cast<int32_t>(end));
   }
   // A rest of several passes would begin each with what was computed ahead.

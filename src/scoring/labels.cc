@@ -33,16 +33,14 @@ absl::Status CheckLabels(const LabelQuestion& question) {
   if (question.labels.empty()) {
     return absl::InvalidArgumentError("labels is empty");
   }
-  std::map<Tokens, size_t> first_use;
   for (size_t label = 0; label < question.labels.size(); ++label) {
     if (question.labels[label].empty()) {
       return absl::InvalidArgumentError(fmt::format("labels[{}] is empty", label));
     }
-    const auto [earlier, is_new] = first_use.emplace(question.labels[label], label);
-    if (!is_new) {
-      return absl::InvalidArgumentError(
-          fmt::format("labels[{}] and labels[{}] are the same tokens", earlier->second, label));
-    }
+  }
+  if (const auto same = FindSameLabels(question.labels); same.has_value()) {
+    return absl::InvalidArgumentError(
+        fmt::format("labels[{}] and labels[{}] are the same tokens", same->first, same->second));
   }
   return absl::OkStatus();
 }
@@ -121,6 +119,17 @@ absl::StatusOr<std::vector<double>> ReadScores(const LabelQuestion& question,
 
 size_t LabelSequenceCount(const LabelQuestion& question) {
   return AllSingleTokens(question) ? 1 : question.labels.size();
+}
+
+std::optional<std::pair<size_t, size_t>> FindSameLabels(const std::vector<Tokens>& labels) {
+  std::map<Tokens, size_t> first_use;
+  for (size_t label = 0; label < labels.size(); ++label) {
+    const auto [earlier, is_new] = first_use.emplace(labels[label], label);
+    if (!is_new) {
+      return std::pair(earlier->second, label);
+    }
+  }
+  return std::nullopt;
 }
 
 absl::Status PlanLabels(const LabelQuestion& question, Work& work) {

@@ -15,7 +15,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
@@ -50,6 +52,10 @@ struct LabelAnswer {
 // `results` are exactly the sequences that PlanLabels appended.
 absl::StatusOr<LabelAnswer> ReadLabels(const LabelQuestion& question,
                                        std::span<const protocol::SequenceResult> results);
+
+// Two labels of the same tokens, which are one answer and refused: the first such label that
+// repeats an earlier one, and before it that one.
+std::optional<std::pair<size_t, size_t>> FindSameLabels(const std::vector<Tokens>& labels);
 
 // How many sequences PlanLabels appends.
 size_t LabelSequenceCount(const LabelQuestion& question);
