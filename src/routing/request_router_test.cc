@@ -65,6 +65,7 @@ TEST_F(RequestRouterTest, SiblingsThatArriveTogetherArePlacedTogether) {
   std::mt19937 random(1);
   // Where all have work; idle ranks share them out.
   std::vector<Placement> others;
+  others.reserve(8);
   for (int i = 0; i < 8; ++i) {
     others.push_back(*full->Decide(full->Profile(RandomWork(random)), kNow - seconds(60)));
   }
