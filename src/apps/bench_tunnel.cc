@@ -39,7 +39,7 @@ namespace fs = std::filesystem;
 namespace json = boost::json;
 
 struct TunnelOptions {
-  int32_t ranks = 2;
+  TunnelPlacement placement;
   std::string shape = "qwen3-30b-a3b";
   int32_t layers = 3;
   int32_t model_dim = 0;  // 0: the shape's
@@ -132,7 +132,7 @@ class Tunnel {
         PackedBenchDirectory(name, spec_, options_.work_directory, pool, {}, setting_.dtype));
     ZP_ASSIGN_OR_RETURN(batch_directory_, ScratchDirectory::Create("tunnel"));
     ZP_ASSIGN_OR_RETURN(hosts_,
-                        TunnelHosts::Start({.ranks = options_.ranks,
+                        TunnelHosts::Start({.placement = options_.placement,
                                             .packed_directory = packed,
                                             .spec = spec_,
                                             .dtype = setting_.dtype,
@@ -142,7 +142,7 @@ class Tunnel {
     setting_.shape = options_.shape;
     setting_.balance = options_.balance;
     setting_.spec = spec_;
-    setting_.ranks = options_.ranks;
+    setting_.placement = options_.placement;
     setting_.rounds = options_.rounds;
     setting_.load = options_.tokens > 0 ? 0 : options_.load;
     setting_.cores_per_rank = hosts_->cores_per_rank();
@@ -175,7 +175,7 @@ class Tunnel {
   absl::Status CheckMemory(double bytes_per_flop) const {
     const double context = 128;
     const double saturation = kExpectedMfu *
-                              MissingBytes(spec_, ElementBytes(setting_), options_.ranks) /
+                              MissingBytes(spec_, ElementBytes(setting_), options_.placement) /
                               bytes_per_flop / spec::LayerFlopsPerToken(spec_, context);
     auto pass_tokens = options_.tokens > 0
                            ? options_.tokens
@@ -186,7 +186,7 @@ class Tunnel {
           std::max(pass_tokens, absl::SimpleAtoi(name, &prompt_tokens) ? prompt_tokens : 0);
     }
     const TunnelUse use = {
-        .ranks = options_.ranks,
+        .placement = options_.placement,
         .element_bytes = ElementBytes(setting_),
         .pass_tokens = pass_tokens,
         .window_slots = engine::HostModelOptions{}.window_slot_count,
@@ -196,9 +196,9 @@ class Tunnel {
         .has_resident = NeedsHeldCopy()};
     const TunnelMemory memory = MemoryFor(spec_, use);
     const int64_t needed =
-        memory.total_bytes(options_.ranks) +
+        memory.total_bytes(options_.placement.ranks) +
         (Contains(options_.cases, "double") ? memory.rank_bytes / 2 : 0) +
-        (Contains(options_.strategies, "loaded") ? options_.ranks * AllExpertBytes() : 0);
+        (Contains(options_.strategies, "loaded") ? options_.placement.ranks * AllExpertBytes() : 0);
     const int64_t available = engine::AvailableMemoryBytes();
     Tell(fmt::format("{} tokens a pass, {} a rank and {} for all: {} of {} available",
                      pass_tokens,
@@ -212,7 +212,7 @@ class Tunnel {
           fmt::format("{} ranks would take {} and a tenth more to be safe; {} is available. Half "
                       "the --model-dim (now {}) "
                       "takes half and keeps T* and the ratios, but for attention's share",
-                      options_.ranks,
+                      options_.placement.ranks,
                       base::FormatBytes(needed),
                       base::FormatBytes(available),
                       spec_.model_dim));
@@ -258,9 +258,11 @@ class Tunnel {
     } else {
       made.name = name;
       // A first look tells the mean context, on which T* depends.
-      ZP_ASSIGN_OR_RETURN(const TunnelWork sample, MakeWork(name, spec_, options_.ranks, 16384));
-      ZP_ASSIGN_OR_RETURN(made.work,
-                          MakeWork(name, spec_, options_.ranks, PassTokens(sample.mean_context)));
+      ZP_ASSIGN_OR_RETURN(const TunnelWork sample,
+                          MakeWork(name, spec_, options_.placement.ranks, 16384));
+      ZP_ASSIGN_OR_RETURN(
+          made.work,
+          MakeWork(name, spec_, options_.placement.ranks, PassTokens(sample.mean_context)));
     }
     const std::string directory = fmt::format("{}/{}", batch_directory_.path(), cases_.size());
     fs::create_directory(directory);
@@ -287,8 +289,9 @@ class Tunnel {
       return absl::OkStatus();
     };
     ZP_RETURN_IF_ERROR(ForEachRequestLine(path, take));
-    ZP_ASSIGN_OR_RETURN(const TunnelWork sample, DealGroups(groups, spec_, options_.ranks, 4096));
-    return DealGroups(groups, spec_, options_.ranks, PassTokens(sample.mean_context));
+    ZP_ASSIGN_OR_RETURN(const TunnelWork sample,
+                        DealGroups(groups, spec_, options_.placement.ranks, 4096));
+    return DealGroups(groups, spec_, options_.placement.ranks, PassTokens(sample.mean_context));
   }
 
   // [rank]: the files of its queue, one word after the other.
@@ -326,7 +329,7 @@ class Tunnel {
 
   double RoundFlops(const std::string& strategy, const TunnelCase& tunnel_case) const {
     double tokens = 0;
-    for (int32_t rank = 0; rank < (strategy == "alone" ? 1 : options_.ranks); ++rank) {
+    for (int32_t rank = 0; rank < (strategy == "alone" ? 1 : options_.placement.ranks); ++rank) {
       tokens += static_cast<double>(tunnel_case.work.rank_tokens(rank));
       if (WarmPasses(strategy, tunnel_case.work) > 0 && !tunnel_case.work.queues[rank].empty()) {
         tokens += static_cast<double>(tunnel_case.work.queues[rank][0].tokens);
@@ -340,7 +343,7 @@ class Tunnel {
     const auto begin = std::chrono::steady_clock::now();
     const auto& files = files_[&tunnel_case - cases_.data()];
     const int32_t passes = tunnel_case.work.pass_count();
-    const int32_t rank_count = strategy == "alone" ? 1 : options_.ranks;
+    const int32_t rank_count = strategy == "alone" ? 1 : options_.placement.ranks;
     std::vector<std::string> commands;
     commands.reserve(rank_count);
     for (int32_t rank = 0; rank < rank_count; ++rank) {
@@ -373,7 +376,9 @@ class Tunnel {
 
   void Print(const json::object& line) const {
     if (!options_.json) {
-      fmt::print("case {}, {} ranks:\n", std::string(line.at("case").as_string()), options_.ranks);
+      fmt::print("case {}, {} ranks:\n",
+                 std::string(line.at("case").as_string()),
+                 options_.placement.ranks);
     }
     PrintCase(line, options_.json);
   }
@@ -390,9 +395,17 @@ class Tunnel {
 };
 
 absl::Status RunTunnel(const TunnelOptions& options) {
-  if (options.ranks < 2 || options.ranks > 64) {
+  if (options.placement.ranks < 2 || options.placement.ranks > 64) {
     return absl::InvalidArgumentError(
-        fmt::format("--ranks is {}, but must be from 2 to 64", options.ranks));
+        fmt::format("--ranks is {}, but must be from 2 to 64", options.placement.ranks));
+  }
+  if (const int32_t redundancy = options.placement.redundancy;
+      redundancy < 1 || redundancy >= options.placement.ranks ||
+      options.placement.ranks % redundancy != 0) {
+    return absl::InvalidArgumentError(
+        fmt::format("--redundancy is {}, but must divide --ranks and be less than its {}",
+                    redundancy,
+                    options.placement.ranks));
   }
   // A host's budget is its share and its window: with as many slots as layers that is everything.
   if (options.layers <= engine::HostModelOptions{}.window_slot_count) {
@@ -403,10 +416,10 @@ absl::Status RunTunnel(const TunnelOptions& options) {
   }
   // Gather and dispatch then keep the same experts on each rank.
   if (const auto shape = spec::FindModelShape(options.shape);
-      shape.ok() && shape->expert_count % options.ranks != 0) {
+      shape.ok() && shape->expert_count % options.placement.ranks != 0) {
     return absl::InvalidArgumentError(
         fmt::format("--ranks is {}, but must divide the {} experts of a layer",
-                    options.ranks,
+                    options.placement.ranks,
                     shape->expert_count));
   }
   if (options.model_dim % 64 != 0) {
@@ -426,8 +439,13 @@ void AddBenchTunnelCommand(CLI::App& bench) {
   const auto options = std::make_shared<TunnelOptions>();
   command
       ->add_option("--ranks",
-                   options->ranks,
+                   options->placement.ranks,
                    "Hosts, one rank each; more than there are cores get an equal CPU quota each")
+      ->capture_default_str();
+  command
+      ->add_option("--redundancy",
+                   options->placement.redundancy,
+                   "Copies of each expert that the hosts keep: more leave less to gather")
       ->capture_default_str();
   command->add_option("--shape", options->shape, "Named model shape; weights are random")
       ->capture_default_str();
@@ -459,8 +477,8 @@ void AddBenchTunnelCommand(CLI::App& bench) {
   command
       ->add_option("--cases",
                    options->cases,
-                   "Tokens per prompt, nothing shared; uneven; idle; double; or NAME=FILE with "
-                   "requests as JSON lines, also .xz")
+                   "Tokens per prompt, nothing shared; uneven (prompts of 16 to 8192) or uneven-N "
+                   "(to N); idle; double; or NAME=FILE with requests as JSON lines, also .xz")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--tokenizer", options->tokenizer, "A tokenizer.json, for cases from files");

@@ -13,10 +13,6 @@ namespace {
 
 constexpr int64_t kF32Bytes = 4;  // of sums, whatever the activations are
 
-int32_t KeptExperts(const spec::ModelSpec& spec, int32_t ranks) {
-  return (spec.expert_count + ranks - 1) / ranks;
-}
-
 int64_t ExpertBytes(const spec::ModelSpec& spec, int64_t element_bytes) {
   return element_bytes * spec::ExpertParameters(spec);
 }
@@ -45,7 +41,8 @@ int64_t ActivationBytes(const spec::ModelSpec& spec, const TunnelUse& use) {
 // overlapped for three parts, with the rows that are sent.
 int64_t DispatchBytes(const spec::ModelSpec& spec, const TunnelUse& use) {
   const auto rows = [&](bool overlaps) {
-    return static_cast<double>(std::min(use.pass_tokens, DispatchedRows(use.ranks, overlaps)));
+    return static_cast<double>(
+        std::min(use.pass_tokens, DispatchedRows(use.placement.ranks, overlaps)));
   };
   const auto element_bytes = static_cast<double>(use.element_bytes);
   double row_bytes = 0;
@@ -55,7 +52,7 @@ int64_t DispatchBytes(const spec::ModelSpec& spec, const TunnelUse& use) {
   if (use.dispatches_overlapped) {
     row_bytes += 3 * rows(true) * (4 * element_bytes + kF32Bytes);
   }
-  const double copies = CopiesPerToken(use.ranks, spec.experts_per_token) + 1;
+  const double copies = CopiesPerToken(use.placement.ranks, spec.experts_per_token) + 1;
   return static_cast<int64_t>(row_bytes * copies * spec.model_dim);
 }
 
@@ -85,9 +82,28 @@ int64_t DispatchedRows(int32_t ranks, bool overlaps) {
   return overlaps ? kFewestRows : std::max(kFewestRows, kJointRows / ranks);
 }
 
-double MissingBytes(const spec::ModelSpec& spec, int64_t element_bytes, int32_t ranks) {
+int32_t KeptExperts(int32_t expert_count, const TunnelPlacement& placement) {
+  return (expert_count + placement.ranks - 1) / placement.ranks * placement.redundancy;
+}
+
+double MissingBytes(const spec::ModelSpec& spec,
+                    int64_t element_bytes,
+                    const TunnelPlacement& placement) {
   return static_cast<double>(ExpertBytes(spec, element_bytes)) *
-         (spec.expert_count - KeptExperts(spec, ranks));
+         (spec.expert_count - KeptExperts(spec.expert_count, placement));
+}
+
+// Hosts keep runs of neighbouring experts, one behind the other round the circle
+// (experts/placement.h), so that every so-manieth has the same run: they share it out.
+std::vector<int32_t> DispatchOwners(int32_t expert_count, const TunnelPlacement& placement) {
+  const int32_t share = expert_count / placement.ranks;
+  const int32_t run = share * placement.redundancy;
+  const int32_t run_count = expert_count / run;
+  std::vector<int32_t> owners(expert_count);
+  for (int32_t expert = 0; expert < expert_count; ++expert) {
+    owners[expert] = expert / run + expert % run / share * run_count;
+  }
+  return owners;
 }
 
 double CopiesPerToken(int32_t ranks, int32_t experts_per_token) {
@@ -112,7 +128,7 @@ double CoresPerRank(int32_t ranks, int32_t cores) {
 }
 
 TunnelMemory MemoryFor(const spec::ModelSpec& spec, const TunnelUse& use) {
-  const int64_t kept = KeptExperts(spec, use.ranks);
+  const int64_t kept = KeptExperts(spec.expert_count, use.placement);
   const int64_t window = use.gathers ? use.window_slots * (spec.expert_count - kept) : 0;
   const int64_t experts = spec.layer_count * kept + window;
   const int64_t expert_bytes = ExpertBytes(spec, use.element_bytes);

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "spec/model_spec.h"
@@ -28,8 +29,22 @@ int64_t DispatchedRows(int32_t ranks, bool overlaps);
 // imitated. Each time, T* and the ratios come out the same.
 absl::StatusOr<double> BytesPerFlop(const std::string& balance, int64_t element_bytes);
 
+// How experts lie on the ranks of the tunnel.
+struct TunnelPlacement {
+  int32_t ranks = 2;
+  int32_t redundancy = 1;  // copies of each expert; divides the ranks
+};
+
+// Of a layer, on each rank.
+int32_t KeptExperts(int32_t expert_count, const TunnelPlacement& placement);
 // Bytes of a layer's experts that a rank does not keep.
-double MissingBytes(const spec::ModelSpec& spec, int64_t element_bytes, int32_t ranks);
+double MissingBytes(const spec::ModelSpec& spec,
+                    int64_t element_bytes,
+                    const TunnelPlacement& placement);
+
+// [expert_count]: the rank that runs an expert under dispatch, of those that keep it; each rank
+// runs the same number. REQUIRES: ranks divide the experts.
+std::vector<int32_t> DispatchOwners(int32_t expert_count, const TunnelPlacement& placement);
 
 // Ranks other than its own that a token travels to, its experts chosen evenly: every other rank
 // that holds at least one of them.
@@ -56,7 +71,7 @@ struct TunnelMemory {
 };
 
 struct TunnelUse {
-  int32_t ranks = 2;
+  TunnelPlacement placement;
   int64_t element_bytes = 2;
   int64_t pass_tokens = 0;
   int32_t window_slots = 2;

@@ -1,5 +1,7 @@
 #include "apps/tunnel_arithmetic.h"
 
+#include "experts/expert_catalog.h"
+#include "experts/placement.h"
 #include "gtest/gtest.h"
 #include "spec/flops.h"
 #include "spec/model_shapes.h"
@@ -44,7 +46,7 @@ TEST(TunnelArithmeticTest, ExpectsTheRatioOfTheFormula) {
 TEST(TunnelArithmeticTest, HalfTheModelDimKeepsSaturationAndRatio) {
   const auto saturation = [](const spec::ModelSpec& spec) {
     return spec::SaturationTokens(
-        MissingBytes(spec, 2, 4) / 1e8, 2.2e11, spec::LayerFlopsPerToken(spec, 128));
+        MissingBytes(spec, 2, {.ranks = 4}) / 1e8, 2.2e11, spec::LayerFlopsPerToken(spec, 128));
   };
   EXPECT_NEAR(saturation(Shape(1024)) / saturation(Shape(2048)), 1, 0.03);
   const double half = IdealRatio(Shape(1024), 2, 4, 2.2e11, 1e8, 128);
@@ -61,11 +63,12 @@ TEST(TunnelArithmeticTest, WiderElementsKeepSaturationRatioAndBalance) {
   };
   EXPECT_DOUBLE_EQ(link_of(4), 2 * link_of(2));
   EXPECT_DOUBLE_EQ(*BytesPerFlop("0.001", 4), 0.002);
-  EXPECT_DOUBLE_EQ(MissingBytes(spec, 4, 4) / link_of(4), MissingBytes(spec, 2, 4) / link_of(2));
+  EXPECT_DOUBLE_EQ(MissingBytes(spec, 4, {.ranks = 4}) / link_of(4),
+                   MissingBytes(spec, 2, {.ranks = 4}) / link_of(2));
   EXPECT_DOUBLE_EQ(IdealRatio(spec, 4, 4, 0.8 * flops_per_s, link_of(4), 128),
                    IdealRatio(spec, 2, 4, 0.8 * flops_per_s, link_of(2), 128));
-  EXPECT_EQ(MemoryFor(spec, {.ranks = 4, .element_bytes = 4}).shared_bytes,
-            2 * MemoryFor(spec, {.ranks = 4, .element_bytes = 2}).shared_bytes);
+  EXPECT_EQ(MemoryFor(spec, {.placement = {.ranks = 4}, .element_bytes = 4}).shared_bytes,
+            2 * MemoryFor(spec, {.placement = {.ranks = 4}, .element_bytes = 2}).shared_bytes);
 }
 
 TEST(TunnelArithmeticTest, GivesRanksThatShareACoreEqualPartsOfIt) {
@@ -84,9 +87,37 @@ TEST(TunnelArithmeticTest, DispatchesAsManyRowsAsGiveAnExpertEnough) {
   EXPECT_EQ(DispatchedRows(2, true), 2048);
 }
 
+TEST(TunnelArithmeticTest, DispatchesToRanksThatKeepTheExpertEvenly) {
+  std::vector<bool> layers = {true};
+  const experts::ExpertCatalog catalog = {
+      .layer_has_experts = layers, .expert_count = 128, .expert_bytes = 4096};
+  for (const TunnelPlacement& tunnel : {TunnelPlacement{2, 1}, {4, 1}, {4, 2}, {8, 2}, {8, 4}}) {
+    const size_t kept = 128 / tunnel.ranks * tunnel.redundancy;
+    // Three layers and windows of two slots: 3 * kept + 2 * (128 - kept).
+    experts::ExpertCatalog three = catalog;
+    three.layer_has_experts = {true, true, true};
+    const auto placement =
+        experts::Placement::Compute(three,
+                                    std::vector<experts::HostBudget>(
+                                        tunnel.ranks, {.expert_memory_bytes = (256 + kept) * 4096}),
+                                    2,
+                                    tunnel.redundancy);
+    ASSERT_TRUE(placement.ok()) << placement.status();
+    std::vector<int32_t> experts_of(tunnel.ranks);
+    const std::vector<int32_t> owners = DispatchOwners(128, tunnel);
+    for (int32_t expert = 0; expert < 128; ++expert) {
+      EXPECT_TRUE(placement->Keeps(owners[expert], 0, expert)) << tunnel.ranks << ": " << expert;
+      ++experts_of[owners[expert]];
+    }
+    EXPECT_EQ(experts_of, std::vector<int32_t>(tunnel.ranks, 128 / tunnel.ranks));
+    EXPECT_EQ(MissingBytes(Shape(), 2, tunnel),
+              static_cast<double>((128 - kept) * 2 * 3 * 2048 * 768));
+  }
+}
+
 TEST(TunnelArithmeticTest, CountsMemoryOncePerRankAndOnceForAll) {
   const int64_t layer_bytes = int64_t{128} * 3 * 2048 * 768 * 2;
-  TunnelUse use = {.ranks = 8, .pass_tokens = 1, .has_resident = true};
+  TunnelUse use = {.placement = {.ranks = 8}, .pass_tokens = 1, .has_resident = true};
   const TunnelMemory with = MemoryFor(Shape(), use);
   EXPECT_EQ(with.shared_bytes, 3 * layer_bytes);
   EXPECT_EQ(with.total_bytes(8), 8 * with.rank_bytes + with.shared_bytes);

@@ -6,6 +6,7 @@
 #include <random>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "fmt/format.h"
 
@@ -18,6 +19,8 @@ using DrawLength = std::function<int64_t(Random&, int64_t left)>;
 
 constexpr int kUnevenPasses = 3;
 constexpr int64_t kEvenPromptTokens = 256;
+constexpr int64_t kShortestUnevenTokens = 16;
+constexpr int64_t kLongestUnevenTokens = 8192;
 // Added to the tokens of a file for every time that it is gone through again: odd and near half the
 // vocabulary, so that no token keeps its number.
 constexpr int64_t kRenumbering = 4099;
@@ -83,11 +86,15 @@ TunnelWork EvenWork(const spec::ModelSpec& spec,
   return work;
 }
 
-TunnelWork UnevenWork(const spec::ModelSpec& spec, int32_t ranks, int64_t pass_tokens) {
+TunnelWork UnevenWork(const spec::ModelSpec& spec,
+                      int32_t ranks,
+                      int64_t pass_tokens,
+                      int64_t longest_tokens) {
   const auto draw_length = [&](Random& random, int64_t left) {
-    const double exponent = std::uniform_real_distribution<double>(4, 13)(random);
-    return std::min(
-        {static_cast<int64_t>(std::exp2(exponent)), int64_t{spec.max_position_count}, left});
+    std::uniform_real_distribution<double> exponents(
+        std::log2(static_cast<double>(kShortestUnevenTokens)),
+        std::log2(static_cast<double>(longest_tokens)));
+    return std::min(static_cast<int64_t>(std::exp2(exponents(random))), left);
   };
   TunnelWork work;
   for (int32_t rank = 0; rank < ranks; ++rank) {
@@ -101,6 +108,19 @@ TunnelWork UnevenWork(const spec::ModelSpec& spec, int32_t ranks, int64_t pass_t
     }
   }
   return work;
+}
+
+// Of "uneven" and "uneven-N"; 0: it is no such case.
+int64_t LongestUneven(const std::string& name, const spec::ModelSpec& spec) {
+  const int64_t most = spec.max_position_count;
+  if (name == "uneven") {
+    return std::min(kLongestUnevenTokens, most);
+  }
+  int64_t tokens = 0;
+  return absl::StartsWith(name, "uneven-") && absl::SimpleAtoi(name.substr(7), &tokens) &&
+                 tokens > kShortestUnevenTokens && tokens <= most
+             ? tokens
+             : 0;
 }
 
 Prompt Folded(const Prompt& prompt, int32_t repeat, int32_t vocab_count) {
@@ -180,8 +200,8 @@ absl::StatusOr<TunnelWork> MakeWork(const std::string& name,
   TunnelWork work;
   std::vector<int64_t> rank_tokens(ranks, pass_tokens);
   int64_t prompt_tokens = 0;
-  if (name == "uneven") {
-    work = UnevenWork(spec, ranks, pass_tokens);
+  if (const int64_t longest_tokens = LongestUneven(name, spec); longest_tokens > 0) {
+    work = UnevenWork(spec, ranks, pass_tokens, longest_tokens);
   } else if (name == "idle" || name == "double") {
     rank_tokens.back() *= name == "idle" ? 0 : 2;
     work = EvenWork(spec, rank_tokens, kEvenPromptTokens);
@@ -192,10 +212,11 @@ absl::StatusOr<TunnelWork> MakeWork(const std::string& name,
     work = EvenWork(spec, rank_tokens, prompt_tokens);
   } else {
     return absl::InvalidArgumentError(
-        fmt::format("case '{}' is none of: a prompt's tokens (1 to {}), uneven, idle, double, "
-                    "NAME=FILE",
+        fmt::format("case '{}' is none of: a prompt's tokens (1 to {}), uneven, uneven-N (prompts "
+                    "of {} to N), idle, double, NAME=FILE",
                     name,
-                    spec.max_position_count));
+                    spec.max_position_count,
+                    kShortestUnevenTokens));
   }
   CountAll(work);
   return work;

@@ -7,6 +7,7 @@
 //                   (log-uniform); a pass is 0.7 to 1.3 times the size asked, each rank and pass
 //                   drawn by itself, as requests of unlike lengths fill batches. The sums of ranks
 //                   differ too
+//   uneven-N        the same with prompts from 16 to N tokens
 //   idle            as 256, but the last rank has nothing
 //   double          as 256, but the last rank's pass is twice as large
 //   NAME=FILE       requests of a file, in its order. Lines with the same context stay together, as
@@ -68,7 +69,8 @@ struct TunnelWork {
   int64_t smallest_pass() const;  // tokens, of the passes that there are
 };
 
-// "256", "uneven", "idle" or "double". InvalidArgument for any other name or too long a prompt.
+// "256", "uneven", "uneven-2048", "idle" or "double". InvalidArgument for any other name or too
+// long a prompt.
 absl::StatusOr<TunnelWork> MakeWork(const std::string& name,
                                     const spec::ModelSpec& spec,
                                     int32_t ranks,

@@ -113,8 +113,21 @@ TEST(MakeWorkTest, MakesUnevenQueuesOfUnevenPrompts) {
   EXPECT_NE(work.rank_tokens(0), work.rank_tokens(1));
 }
 
+TEST(MakeWorkTest, MakesUnevenPromptsUpToTheLengthAsked) {
+  const TunnelWork work = *MakeWork("uneven-2048", Shape(), 2, 20000);
+  size_t longest = 0;
+  for (const TunnelPass& pass : work.queues[1]) {
+    for (const Prompt& prompt : pass.prompts) {
+      longest = std::max(longest, prompt.size());
+    }
+  }
+  EXPECT_GT(longest, 1024);
+  EXPECT_LE(longest, 2048);
+}
+
 TEST(MakeWorkTest, RefusesOtherNames) {
-  for (const char* wrong : {"", "0", "-3", "even", "40961"}) {
+  for (const char* wrong :
+       {"", "0", "-3", "even", "40961", "uneven-", "uneven-16", "uneven-40961", "uneven-x"}) {
     EXPECT_EQ(MakeWork(wrong, Shape(), 2, 100).status().code(), absl::StatusCode::kInvalidArgument)
         << wrong;
   }

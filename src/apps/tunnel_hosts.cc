@@ -6,7 +6,6 @@
 #include <thread>
 
 #include "apps/bench_prompts.h"
-#include "apps/tunnel_arithmetic.h"
 #include "checkpoint/packed_experts.h"
 #include "fmt/format.h"
 
@@ -37,7 +36,7 @@ absl::StatusOr<std::unique_ptr<TunnelHosts>> TunnelHosts::Start(const TunnelHost
 }
 
 absl::Status TunnelHosts::SetUp() {
-  ZP_ASSIGN_OR_RETURN(links_, TunnelLinks::Create(options_.links, options_.ranks));
+  ZP_ASSIGN_OR_RETURN(links_, TunnelLinks::Create(options_.links, options_.placement.ranks));
   if (options_.has_held_copy) {
     ZP_ASSIGN_OR_RETURN(const checkpoint::PackedExperts packed,
                         checkpoint::ReadPackedExperts(options_.packed_directory, options_.spec));
@@ -49,9 +48,9 @@ absl::Status TunnelHosts::SetUp() {
                  base::MessageOf(copies.status()));
     }
   }
-  cores_per_rank_ =
-      CoresPerRank(options_.ranks, static_cast<int32_t>(std::thread::hardware_concurrency()));
-  for (int32_t rank = 0; rank < options_.ranks; ++rank) {
+  cores_per_rank_ = CoresPerRank(options_.placement.ranks,
+                                 static_cast<int32_t>(std::thread::hardware_concurrency()));
+  for (int32_t rank = 0; rank < options_.placement.ranks; ++rank) {
     ZP_RETURN_IF_ERROR(StartRank(rank));
   }
   // All at once, as they will compute. Under a quota only a mean over many of its periods counts.
@@ -76,7 +75,8 @@ absl::Status TunnelHosts::StartRank(int32_t rank) {
         "--packed=" + options_.packed_directory,
         "--held=" + (copies_ != nullptr ? copies_->directory() : options_.packed_directory),
         fmt::format("--host={}", rank),
-        fmt::format("--hosts={}", options_.ranks),
+        fmt::format("--hosts={}", options_.placement.ranks),
+        fmt::format("--redundancy={}", options_.placement.redundancy),
         fmt::format("--dtype={}", spec::NameOf(options_.dtype)),
         fmt::format("--cpus={}", rank % cores)}) {
     command.push_back(word);
@@ -123,8 +123,8 @@ absl::Status TunnelHosts::MeasureLink(const std::string& advertisement) {
 }
 
 absl::Status TunnelHosts::ConnectRanks(const std::vector<std::string>& advertisements) {
-  for (int32_t host = 0; host < options_.ranks; ++host) {
-    for (int32_t rank = 0; rank < options_.ranks; ++rank) {
+  for (int32_t host = 0; host < options_.placement.ranks; ++host) {
+    for (int32_t rank = 0; rank < options_.placement.ranks; ++rank) {
       if (rank != host) {
         ZP_RETURN_IF_ERROR(
             ranks_[rank]->WriteLine(fmt::format("connect {} {}", host, advertisements[host])));
@@ -136,7 +136,7 @@ absl::Status TunnelHosts::ConnectRanks(const std::vector<std::string>& advertise
 }
 
 absl::StatusOr<std::vector<json::object>> TunnelHosts::TellAll(const std::string& command) {
-  return TellEach(std::vector<std::string>(options_.ranks, command));
+  return TellEach(std::vector<std::string>(options_.placement.ranks, command));
 }
 
 absl::StatusOr<std::vector<json::object>> TunnelHosts::TellEach(

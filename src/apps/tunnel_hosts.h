@@ -11,6 +11,7 @@
 
 #include "apps/child_process.h"
 #include "apps/held_experts.h"
+#include "apps/tunnel_arithmetic.h"
 #include "apps/tunnel_links.h"
 #include "base/status.h"
 #include "boost/json.hpp"
@@ -20,7 +21,7 @@
 namespace zp::apps {
 
 struct TunnelHostsOptions {
-  int32_t ranks = 2;
+  TunnelPlacement placement;
   std::string packed_directory;
   spec::ModelSpec spec;
   spec::DType dtype = spec::DType::kBf16;  // of weights and activations

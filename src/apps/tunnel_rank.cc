@@ -46,7 +46,7 @@ struct RankOptions {
   std::string directory;
   std::string held_directory;  // with the same experts' files, to be mapped
   int32_t host = 0;
-  int32_t host_count = 2;
+  TunnelPlacement placement;
   spec::DType dtype = spec::DType::kBf16;
   std::vector<std::string> addresses;  // [host], or:
   std::string shared_path;             // of memory that is the links
@@ -170,7 +170,7 @@ class TunnelRank {
     base::ThreadPool pool(1);
     const auto kernels = ops::cpu::CreateKernels(options_.dtype, pool);
     const size_t expert_bytes = (*kernels)->expert_layout(spec.model_dim, spec.expert_dim).bytes;
-    const int64_t kept = (spec.expert_count + options_.host_count - 1) / options_.host_count;
+    const int64_t kept = KeptExperts(spec.expert_count, options_.placement);
     const int64_t slots = engine::HostModelOptions{}.window_slot_count;
     int64_t moe_layers = 0;
     for (const bool is_moe : spec.layer_is_moe) {
@@ -180,9 +180,9 @@ class TunnelRank {
             .thread_count = static_cast<int>(options_.cpus.size()),
             .expert_memory_bytes = static_cast<int64_t>(expert_bytes) *
                                    (moe_layers * kept + slots * (spec.expert_count - kept)),
-            .host_count = options_.host_count,
+            .host_count = options_.placement.ranks,
             .host = options_.host,
-            .redundancy = 1,
+            .redundancy = options_.placement.redundancy,
             .streams_from_files = false,
             .gather = {.stall_timeout = std::chrono::seconds(60),
                        .give_up_timeout = std::chrono::seconds(600)}};
@@ -228,11 +228,11 @@ class TunnelRank {
     return std::make_unique<model::DispatchedMoe>(
         spec.layer_is_moe,
         sharded_->expert_layout(),
-        spec.expert_count,
+        DispatchOwners(spec.expert_count, options_.placement),
         [this](int32_t layer) { return std::span<const std::byte* const>(local_blobs_[layer]); },
         *exchange_,
         *kernels_,
-        model::DispatchOptions{.part_rows = DispatchedRows(options_.host_count, overlaps),
+        model::DispatchOptions{.part_rows = DispatchedRows(options_.placement.ranks, overlaps),
                                .overlaps = overlaps});
   }
 
@@ -389,13 +389,13 @@ absl::Status RunRank(const RankOptions& options) {
   ZP_RETURN_IF_ERROR(KeepTo(options.cpus));
   std::unique_ptr<RankLinks> links;
   if (options.shared_path.empty()) {
-    if (std::ssize(options.addresses) != options.host_count) {
+    if (std::ssize(options.addresses) != options.placement.ranks) {
       return absl::InvalidArgumentError("a rank needs --shared, or --addresses of all hosts");
     }
     links = MakeNetworkRankLinks(options.host, options.addresses);
   } else {
-    ZP_ASSIGN_OR_RETURN(links,
-                        OpenSharedRankLinks(options.host, options.host_count, options.shared_path));
+    ZP_ASSIGN_OR_RETURN(
+        links, OpenSharedRankLinks(options.host, options.placement.ranks, options.shared_path));
   }
   TunnelRank rank(options, std::move(links));
   for (std::string line; std::getline(std::cin, line);) {
@@ -412,7 +412,8 @@ void AddTunnelRankCommand(CLI::App& bench) {
   command->add_option("--packed", options->directory)->required();
   command->add_option("--held", options->held_directory)->required();
   command->add_option("--host", options->host)->required();
-  command->add_option("--hosts", options->host_count)->required();
+  command->add_option("--hosts", options->placement.ranks)->required();
+  command->add_option("--redundancy", options->placement.redundancy)->required();
   const auto dtype = std::make_shared<std::string>("bf16");
   command->add_option("--dtype", *dtype);
   CLI::Option* const addresses =

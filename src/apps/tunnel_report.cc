@@ -79,7 +79,7 @@ void AddRatios(const TunnelSetting& setting, const TunnelCase& tunnel_case, json
   if (const StrategyRounds* alone = Find(tunnel_case, "alone"); alone != nullptr) {
     std::vector<double> all_alone = alone->tokens_per_s;
     for (double& tokens_per_s : all_alone) {
-      tokens_per_s *= setting.ranks;
+      tokens_per_s *= setting.placement.ranks;
     }
     line["scaling"] = RatioOf(gather->tokens_per_s, all_alone);
   }
@@ -171,7 +171,8 @@ int64_t ElementBytes(const TunnelSetting& setting) {
 
 double TunnelSaturation(const TunnelSetting& setting, double flops_per_s, double context_tokens) {
   return spec::SaturationTokens(
-      MissingBytes(setting.spec, ElementBytes(setting), setting.ranks) / setting.link_bytes_per_s,
+      MissingBytes(setting.spec, ElementBytes(setting), setting.placement) /
+          setting.link_bytes_per_s,
       flops_per_s,
       spec::LayerFlopsPerToken(setting.spec, context_tokens));
 }
@@ -186,7 +187,8 @@ json::object ReportCase(const TunnelSetting& setting,
   json::object line = {
       {"bench", "tunnel"},
       {"case", tunnel_case.name},
-      {"ranks", setting.ranks},
+      {"ranks", setting.placement.ranks},
+      {"redundancy", setting.placement.redundancy},
       {"shape", setting.shape},
       {"model_dim", setting.spec.model_dim},
       {"layers", setting.spec.layer_count},
@@ -214,7 +216,7 @@ json::object ReportCase(const TunnelSetting& setting,
       {"ideal_ratio",
        IdealRatio(setting.spec,
                   ElementBytes(setting),
-                  setting.ranks,
+                  setting.placement.ranks,
                   achieved,
                   setting.link_bytes_per_s,
                   work.mean_context)}};

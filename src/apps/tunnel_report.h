@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/tunnel_arithmetic.h"
 #include "apps/tunnel_cases.h"
 #include "base/status.h"
 #include "boost/json.hpp"
@@ -63,7 +64,7 @@ struct TunnelSetting {
   std::string shape = {};
   std::string balance = {};
   spec::ModelSpec spec = {};
-  int32_t ranks = 0;
+  TunnelPlacement placement = {};
   int rounds = 0;
   double load = 0;               // in units of T*; 0: tokens were given
   double cores_per_rank = 1;     // below 1: enforced by a CPU quota

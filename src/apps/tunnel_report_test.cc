@@ -24,7 +24,7 @@ TunnelSetting Setting() {
   return {.shape = "qwen3-30b-a3b",
           .balance = "h100-nvlink",
           .spec = spec,
-          .ranks = 2,
+          .placement = {.ranks = 2},
           .rounds = 1,
           .load = 1.3,
           .peak_flops_per_s = 4e11,

@@ -141,7 +141,7 @@ class Rank {
       auto moe = std::make_unique<model::DispatchedMoe>(
           host->spec().layer_is_moe,
           host->expert_layout(),
-          host->spec().expert_count,
+          model::OwnersOfExperts(host->spec().expert_count, exchange_->rank_count()),
           [this](int32_t layer) { return bank_.Layer(layer); },
           *exchange_,
           kernels);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <utility>
 
 #include "base/bfloat16.h"
 #include "base/check.h"
@@ -63,19 +64,18 @@ void DispatchPart::Parcel::Clear() {
 }
 
 DispatchPart::DispatchPart(const ops::ExpertLayout& layout,
-                           int32_t expert_count,
+                           std::vector<int32_t> owners,
                            bool keeps_rows,
                            fabric::Exchange& exchange,
                            ops::Kernels& kernels)
     : layout_(layout),
-      expert_count_(expert_count),
       keeps_rows_(keeps_rows),
       exchange_(exchange),
       kernels_(kernels),
       dtype_(kernels.activation_dtype()),
       rank_(exchange.rank()),
       rank_count_(exchange.rank_count()),
-      owners_(expert_count),
+      owners_(std::move(owners)),
       outgoing_(rank_count_),
       incoming_(rank_count_),
       send_(rank_count_),
@@ -84,8 +84,8 @@ DispatchPart::DispatchPart(const ops::ExpertLayout& layout,
       row_begins_(rank_count_ + 1),
       partial_begins_(rank_count_ + 1) {
   ZP_CHECK(dtype_ == spec::DType::kF32 || dtype_ == spec::DType::kBf16) << spec::NameOf(dtype_);
-  for (int32_t expert = 0; expert < expert_count; ++expert) {
-    owners_[expert] = OwnerOfExpert(expert, expert_count, rank_count_);
+  for (const int32_t owner : owners_) {
+    ZP_CHECK(owner >= 0 && owner < rank_count_) << owner;
   }
 }
 
@@ -105,7 +105,7 @@ void DispatchPart::SortRows(int32_t layer,
   for (int64_t row = 0; row < x.rows; ++row) {
     for (int64_t pair = row * k; pair < (row + 1) * k; ++pair) {
       const int32_t expert = routing.expert_ids[pair];
-      ZP_CHECK(expert >= 0 && expert < expert_count_) << expert;
+      ZP_CHECK(IsExpert(expert)) << expert;
       Parcel& parcel = outgoing_[owners_[expert]];
       if (parcel.rows.empty() || parcel.rows.back() != row) {
         parcel.rows.push_back(static_cast<int32_t>(row));
@@ -246,7 +246,7 @@ absl::Status DispatchPart::CheckReceived(int32_t source) const {
     pair_count += count;
   }
   const auto is_mine = [&](const Pair& pair) {
-    return pair.expert >= 0 && pair.expert < expert_count_ && owners_[pair.expert] == rank_;
+    return IsExpert(pair.expert) && owners_[pair.expert] == rank_;
   };
   if (pair_count != std::ssize(parcel.pairs) || !std::ranges::all_of(parcel.pairs, is_mine)) {
     return absl::InternalError(

@@ -22,15 +22,11 @@
 
 namespace zp::model {
 
-// The rank that an expert belongs to: neighbouring experts, shares that differ by at most one.
-constexpr int32_t OwnerOfExpert(int32_t expert, int32_t expert_count, int32_t rank_count) {
-  return static_cast<int32_t>(int64_t{expert} * rank_count / expert_count);
-}
-
 class DispatchPart {
  public:
+  // `owners`: [expert_count], the rank that runs each expert, the same at all ranks.
   DispatchPart(const ops::ExpertLayout& layout,
-               int32_t expert_count,
+               std::vector<int32_t> owners,
                bool keeps_rows,
                fabric::Exchange& exchange,
                ops::Kernels& kernels);
@@ -85,6 +81,9 @@ class DispatchPart {
   ops::Routing JoinRouting();
   void ClearMessages();
 
+  bool IsExpert(int32_t expert) const {
+    return expert >= 0 && static_cast<size_t>(expert) < owners_.size();
+  }
   int64_t model_dim() const { return layout_.model_dim; }
   size_t row_bytes() const { return model_dim() * spec::SizeOf(dtype_); }
   // Rows [begin, begin + count) of a buffer of activations.
@@ -98,7 +97,6 @@ class DispatchPart {
   }
 
   const ops::ExpertLayout layout_;
-  const int32_t expert_count_;
   const bool keeps_rows_;
   fabric::Exchange& exchange_;
   ops::Kernels& kernels_;
@@ -106,7 +104,7 @@ class DispatchPart {
   const int32_t rank_;
   const int32_t rank_count_;
 
-  std::vector<int32_t> owners_;  // [expert_count]
+  const std::vector<int32_t> owners_;  // [expert_count]
   int32_t layer_ = -1;
   ops::ConstMatrix x_;
   ops::Matrix residual_;

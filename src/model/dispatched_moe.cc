@@ -20,9 +20,17 @@ ops::Routing Slice(const ops::Routing& routing, int64_t begin, int64_t count) {
 
 }  // namespace
 
+std::vector<int32_t> OwnersOfExperts(int32_t expert_count, int32_t rank_count) {
+  std::vector<int32_t> owners(expert_count);
+  for (int32_t expert = 0; expert < expert_count; ++expert) {
+    owners[expert] = OwnerOfExpert(expert, expert_count, rank_count);
+  }
+  return owners;
+}
+
 DispatchedMoe::DispatchedMoe(std::vector<bool> layer_is_moe,
                              const ops::ExpertLayout& layout,
-                             int32_t expert_count,
+                             const std::vector<int32_t>& owners,
                              LocalBlobs local_blobs,
                              fabric::Exchange& exchange,
                              ops::Kernels& kernels,
@@ -33,7 +41,7 @@ DispatchedMoe::DispatchedMoe(std::vector<bool> layer_is_moe,
       courier_(options.overlaps) {
   for (int slot = 0; slot < (options.overlaps ? kOverlappedSlots : 1); ++slot) {
     slots_.emplace_back(std::make_unique<DispatchPart>(
-        layout, expert_count, /*keeps_rows=*/options.overlaps, exchange, kernels));
+        layout, owners, /*keeps_rows=*/options.overlaps, exchange, kernels));
   }
 }
 

@@ -37,14 +37,22 @@ struct DispatchOptions {
   bool overlaps = false;  // parts one behind the other instead of one after the other
 };
 
+// The rank that an expert belongs to where each has one: neighbouring experts, shares that differ
+// by at most one.
+constexpr int32_t OwnerOfExpert(int32_t expert, int32_t expert_count, int32_t rank_count) {
+  return static_cast<int32_t>(int64_t{expert} * rank_count / expert_count);
+}
+std::vector<int32_t> OwnersOfExperts(int32_t expert_count, int32_t rank_count);
+
 class DispatchedMoe final : public MoeBlock {
  public:
   // The blobs of a layer's experts, [expert_count]; only this rank's are looked at.
   using LocalBlobs = std::function<std::span<const std::byte* const>(int32_t layer)>;
 
+  // `owners`: [expert_count], the rank that runs each expert, the same at all ranks.
   DispatchedMoe(std::vector<bool> layer_is_moe,
                 const ops::ExpertLayout& layout,
-                int32_t expert_count,
+                const std::vector<int32_t>& owners,
                 LocalBlobs local_blobs,
                 fabric::Exchange& exchange,
                 ops::Kernels& kernels,

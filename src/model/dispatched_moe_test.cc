@@ -127,7 +127,7 @@ class DispatchedMoeTest : public testing::TestWithParam<DType> {
     DispatchedMoe moe(
         {true},
         layout_,
-        kExperts,
+        OwnersOfExperts(kExperts, exchange.rank_count()),
         [&](int32_t) { return std::span<const std::byte* const>(local); },
         exchange,
         *kernels,
