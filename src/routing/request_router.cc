@@ -200,6 +200,10 @@ void RequestRouter::LookAtRanks(const WorkProfile& work,
          .cost_flops = std::max(0.0, work.flops - held_.flops(slot)),
          .tie_break = TieBreak(work.affinity, rank)});
   }
+  // Where all are, one is as good as the other.
+  if (!std::ranges::all_of(views_, IsOverdue)) {
+    std::erase_if(views_, IsOverdue);
+  }
 }
 
 Placement RequestRouter::Place(const WorkProfile& work,

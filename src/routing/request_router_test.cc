@@ -171,6 +171,32 @@ TEST_F(RequestRouterTest, ARankThatLookedSlowIsTriedAgainWhileOthersWork) {
   EXPECT_EQ(decide(60).rank(), 0);
 }
 
+// A hung engine: its host answers pings, and by the clock its pass is as good as through.
+TEST_F(RequestRouterTest, ARankWhosePassDoesNotEndGetsNoMoreWorks) {
+  const auto router = MakeRouter("full", 2);
+  std::mt19937 random(1);
+  const WorkProfile work = router->Profile(RandomWork(random));
+  const protocol::RankReport report = {.flops_per_s = work.flops};  // a second a work
+  const auto decide = [&](int second, std::span<const RankId> excluded = {}) {
+    return *router->Decide(work, kNow + seconds(second), {.excluded = excluded});
+  };
+  for (RankId rank = 0; rank < 2; ++rank) {
+    router->OnReport(rank, report, kNow);
+  }
+  std::vector<Placement> placements;
+  placements.push_back(decide(0));
+  const RankId hung = placements.front().rank();
+  const RankId other = 1 - hung;
+  for (int i = 0; i < 10; ++i) {
+    placements.push_back(decide(13, {&hung, 1}));
+  }
+  EXPECT_EQ(decide(14).rank(), hung) << "it may be slow for once";
+  EXPECT_EQ(decide(15).rank(), other);
+  EXPECT_EQ(decide(15, {&other, 1}).rank(), hung) << "there is no other";
+  router->OnReport(hung, report, kNow + seconds(16));  // its pass ended after all
+  EXPECT_EQ(decide(16).rank(), hung);
+}
+
 TEST_F(RequestRouterTest, WhatWasExpectedIsForgottenWithItsWork) {
   const auto router = MakeRouter("full", 4);
   std::mt19937 random(1);

@@ -228,7 +228,9 @@ void Scheduler::Run(Pass& pass) {
     works.push_back(&running.piece.work);
   }
   const Clock::time_point start = Clock::now();
+  metrics_.pass_start_time_seconds.SetToCurrentTime();
   engine::BatchResult result = engine_.Run(works);
+  metrics_.pass_start_time_seconds.Set(0);
   const Clock::time_point end = Clock::now();
   pass.seconds = Seconds(end - start);
   ZP_CHECK(result.works.size() == works.size()) << result.works.size() << " " << works.size();

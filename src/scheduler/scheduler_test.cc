@@ -2,11 +2,13 @@
 
 #include <atomic>
 #include <cmath>
+#include <ctime>
 #include <future>
 #include <memory>
 #include <string>
 #include <thread>
 
+#include "base/metrics.h"
 #include "fmt/format.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -408,6 +410,20 @@ TEST(Scheduler, ReportsWhatEachPassShowed) {
   const double flops = protocol::CostOf(engine.spec(), work).flops;
   EXPECT_DOUBLE_EQ(reports[0].saturation_flops, 3 * flops);
   EXPECT_EQ(reports[0].cache.stored.size(), 1u);
+}
+
+// An engine that hangs shows there, while its host answers all that is asked of it.
+TEST(Scheduler, ShowsSinceWhenItsPassRuns) {
+  FakeEngine engine;
+  Scheduler scheduler(engine, {.rank = 77});
+  const base::Gauge& start =
+      base::GetGauge("zeroprefill_pass_start_time_seconds", "", {{"rank", "77"}});
+  EXPECT_EQ(start.Value(), 0);
+  std::future<Answer> answer = OccupyEngine(engine, scheduler);
+  EXPECT_NEAR(start.Value(), static_cast<double>(std::time(nullptr)), 60);
+  engine.LetGo();
+  EXPECT_TRUE(answer.get().ok());
+  EXPECT_EQ(start.Value(), 0);
 }
 
 TEST(Scheduler, AnswersARunningWorkThoughItsClientLeft) {
