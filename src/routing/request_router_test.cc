@@ -177,9 +177,10 @@ TEST_F(RequestRouterTest, ARankWhosePassDoesNotEndGetsNoMoreWorks) {
   std::mt19937 random(1);
   const WorkProfile work = router->Profile(RandomWork(random));
   const protocol::RankReport report = {.flops_per_s = work.flops};  // a second a work
-  const auto decide = [&](int second, std::span<const RankId> excluded = {}) {
-    return *router->Decide(work, kNow + seconds(second), {.excluded = excluded});
+  const auto place = [&](const WorkProfile& placed, int second, std::span<const RankId> excluded) {
+    return *router->Decide(placed, kNow + seconds(second), {.excluded = excluded});
   };
+  const auto decide = [&](int second) { return place(work, second, {}); };
   for (RankId rank = 0; rank < 2; ++rank) {
     router->OnReport(rank, report, kNow);
   }
@@ -187,12 +188,12 @@ TEST_F(RequestRouterTest, ARankWhosePassDoesNotEndGetsNoMoreWorks) {
   placements.push_back(decide(0));
   const RankId hung = placements.front().rank();
   const RankId other = 1 - hung;
-  for (int i = 0; i < 10; ++i) {
-    placements.push_back(decide(13, {&hung, 1}));
+  for (int i = 0; i < 10; ++i) {  // the other has more to do
+    placements.push_back(place(router->Profile(RandomWork(random)), 13, {&hung, 1}));
   }
   EXPECT_EQ(decide(14).rank(), hung) << "it may be slow for once";
   EXPECT_EQ(decide(15).rank(), other);
-  EXPECT_EQ(decide(15, {&other, 1}).rank(), hung) << "there is no other";
+  EXPECT_EQ(place(work, 15, {&other, 1}).rank(), hung) << "there is no other";
   router->OnReport(hung, report, kNow + seconds(16));  // its pass ended after all
   EXPECT_EQ(decide(16).rank(), hung);
 }
