@@ -310,6 +310,7 @@ TEST(Faults, AWorkerThatTalksNonsenseIsLost) {
   report.add_reports()->set_rank(9);
   wire::FromWorker two_blocks;
   ToWire(0, ReportOf(1, {}, {Block(1), Block(2)}), *two_blocks.add_reports());
+  two_blocks.mutable_reports(0)->set_is_cleared(true);  // as the first of a rank is
   wire::FromWorker two_more;
   ToWire(0, ReportOf(1, {}, {Block(3), Block(4)}), *two_more.add_reports());
   const std::vector<std::pair<std::vector<wire::FromWorker>, std::string>> cases = {
