@@ -173,7 +173,7 @@ TEST_F(RequestRouterTest, ARankThatLookedSlowIsTriedAgainWhileOthersWork) {
 
 // A hung engine: its host answers pings, and by the clock its pass is as good as through.
 TEST_F(RequestRouterTest, ARankWhosePassDoesNotEndGetsNoMoreWorks) {
-  const auto router = MakeRouter("full", 2);
+  const auto router = MakeRouter("flops", 2);
   std::mt19937 random(1);
   const WorkProfile work = router->Profile(RandomWork(random));
   const protocol::RankReport report = {.flops_per_s = work.flops};  // a second a work
