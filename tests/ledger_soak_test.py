@@ -119,7 +119,7 @@ class LedgerSoakTest(unittest.TestCase):
                     continue
                 if what < 0.25:
                     status, headers, answer = self.ask(connection, *chooser.choice(BAD_REQUESTS))
-                    self.check(status, headers, answer, index, {400})
+                    self.check(status, headers, answer, index, {400, 429})
                 elif what < 0.5:
                     hurry = {"X-Request-Timeout-Ms": str(chooser.choice([1, 2, 5, 10, 20, 50]))}
                     status, headers, answer = self.ask(connection, path, body, hurry)

@@ -246,7 +246,8 @@ absl::StatusOr<std::string> ClusterSeat::WorkAddress() const {
 }
 
 absl::Status ClusterSeat::HoldOutRanks(std::vector<protocol::WorkSink*> ranks,
-                                       workplane::ReportBoard& board) {
+                                       workplane::ReportBoard& board,
+                                       uint64_t max_held_blocks) {
   ZP_ASSIGN_OR_RETURN(const std::string address, WorkAddress());
   ZP_ASSIGN_OR_RETURN(
       work_server_,
@@ -256,7 +257,8 @@ absl::Status ClusterSeat::HoldOutRanks(std::vector<protocol::WorkSink*> ranks,
                                     .tls_certificate_file = options_.work_certificate_file,
                                     .tls_key_file = options_.work_key_file,
                                     .allow_plaintext = options_.allow_plaintext,
-                                    .model_fingerprint = model_fingerprint_},
+                                    .model_fingerprint = model_fingerprint_,
+                                    .max_held_blocks = max_held_blocks},
                                    std::move(ranks),
                                    board));
   work_target_ = cluster::TargetOf(address, work_server_->port());

@@ -89,7 +89,9 @@ class ClusterSeat {
 
   // A worker's, before Open, which tells the others of it: takes works for these ranks. They and
   // the board must live until StopWorks.
-  absl::Status HoldOutRanks(std::vector<protocol::WorkSink*> ranks, workplane::ReportBoard& board);
+  absl::Status HoldOutRanks(std::vector<protocol::WorkSink*> ranks,
+                            workplane::ReportBoard& board,
+                            uint64_t max_held_blocks);
   // The founder's, before Open: tells of the workers' ranks. What the events use must live until
   // StopWorks; the ranks themselves live as long as the seat.
   void FollowRanks(RankEvents events);

@@ -69,6 +69,16 @@ absl::StatusOr<double> LoadBench::MeasureCapacity(const std::vector<std::string>
   return per_s;
 }
 
+absl::StatusOr<GatewayWork> LoadBench::ReadGatewayWork() const {
+  ZP_ASSIGN_OR_RETURN(MetricsPage page, server_->ReadMetrics());
+  const auto count = [&](int status) {
+    return page[fmt::format(
+        R"(zeroprefill_requests_total{{handler="{}",status="{}"}})", kPath, status)];
+  };
+  return GatewayWork{
+      .cpu_s = server_->GatewayCpuSeconds(), .answered = count(200), .refused = count(429)};
+}
+
 absl::StatusOr<json::object> LoadBench::TakePasses() {
   ZP_ASSIGN_OR_RETURN(MetricsPage page, server_->ReadMetrics());
   std::swap(page, page_);

@@ -29,6 +29,13 @@ std::vector<std::string> RandomBodies(const LoadSetting& setting,
 // Of those that were answered with 200.
 std::vector<double> LatenciesOf(const std::vector<TimedAnswer>& answers);
 
+// What the server's gateway has done since it started, and what that took.
+struct GatewayWork {
+  double cpu_s = 0;
+  double answered = 0;
+  double refused = 0;  // 429
+};
+
 class LoadBench {
  public:
   static absl::StatusOr<std::unique_ptr<LoadBench>> Start(
@@ -39,6 +46,8 @@ class LoadBench {
 
   // Short requests answered a second while as many as fill its passes are in flight.
   absl::StatusOr<double> MeasureCapacity(const std::vector<std::string>& bodies);
+
+  absl::StatusOr<GatewayWork> ReadGatewayWork() const;
 
   // {"count", "mean_ms", "mean_tokens", "cached_tokens"} of the passes since the last call.
   absl::StatusOr<boost::json::object> TakePasses();

@@ -44,6 +44,13 @@ double OwnCpuSeconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
+// Of a request, whatever became of it: one that comes alone costs more than one of a pass full, so
+// what an answer costs in the closed loop does not tell what is left for a refusal.
+double GatewayCpuMicroseconds(const GatewayWork& begin, const GatewayWork& end) {
+  const double requests = end.answered + end.refused - begin.answered - begin.refused;
+  return 1e6 * (end.cpu_s - begin.cpu_s) / std::max(1.0, requests);
+}
+
 std::vector<std::string> BacklogFlags(const LoadSetting& setting) {
   return {"--max-backlog-seconds",
           fmt::format("{}", setting.max_backlog_seconds),
@@ -60,7 +67,9 @@ void Append(const std::vector<double>& times,
   }
 }
 
-// What became of probes that were sent one at a time from the end of an overload on.
+// What became of probes that were sent one at a time from the end of an overload on. Recovered: the
+// first that is as fast as before, counted from when all accepted before it was answered; slow:
+// those that came to a server with nothing to do, and were not.
 json::object ReportRecovery(const std::vector<TimedAnswer>& load,
                             const std::vector<TimedAnswer>& probes,
                             double stop_s,
@@ -71,19 +80,22 @@ json::object ReportRecovery(const std::vector<TimedAnswer>& load,
   }
   json::object report = {{"drained_s", drained_s}};
   double busy_until_s = drained_s;  // probes that wait behind the load drain after it
+  int slow_count = 0;
   for (const TimedAnswer& probe : probes) {
-    if (probe.status == 200) {
-      report.emplace("accepted_again_s", probe.due_s - stop_s);  // the first
-      if (probe.due_s - stop_s >= busy_until_s) {
-        report.emplace("drained_with_probes_s", busy_until_s);
-      }
-      busy_until_s = std::max(busy_until_s, probe.done_s - stop_s);
-      if (probe.latency_s() <= idle_latency_s) {
-        report.emplace("as_before_s", probe.due_s - stop_s);
-        break;
-      }
+    if (probe.status != 200) {
+      continue;
     }
+    const double due_s = probe.due_s - stop_s;
+    report.emplace("accepted_again_s", due_s);  // the first
+    if (probe.latency_s() <= idle_latency_s) {
+      report.emplace("as_before_s", due_s);
+      report.emplace("recovered_after_drain_s", due_s - busy_until_s);
+      break;
+    }
+    slow_count += due_s >= busy_until_s ? 1 : 0;
+    busy_until_s = std::max(busy_until_s, probe.done_s - stop_s);
   }
+  report.emplace("slow_after_drain", slow_count);
   return report;
 }
 
@@ -95,8 +107,10 @@ absl::StatusOr<json::object> RunOverload(const LoadSetting& setting) {
       RandomBodies(setting, setting.short_tokens, kLoadBodyCount, random);
   ZP_ASSIGN_OR_RETURN(const std::unique_ptr<LoadBench> bench,
                       LoadBench::Start(setting, BacklogFlags(setting)));
+  ZP_ASSIGN_OR_RETURN(const GatewayWork start, bench->ReadGatewayWork());
   ZP_ASSIGN_OR_RETURN(const double capacity_per_s, bench->MeasureCapacity(bodies));
   const auto closed_loop_end = Clock::now();
+  ZP_ASSIGN_OR_RETURN(const GatewayWork overload_begin, bench->ReadGatewayWork());
   ZP_ASSIGN_OR_RETURN(const std::vector<TimedAnswer> idle,
                       bench->client().KeepInFlight(bodies, 1, 1.0));
   const std::vector<double> idle_latencies = LatenciesOf(idle);
@@ -129,6 +143,7 @@ absl::StatusOr<json::object> RunOverload(const LoadSetting& setting) {
   }
   const LoadServer& server = bench->server();
   ZP_ASSIGN_OR_RETURN(json::object passes, bench->TakePasses());
+  ZP_ASSIGN_OR_RETURN(const GatewayWork overload_end, bench->ReadGatewayWork());
   // The machine may have been disturbed at either time.
   ZP_ASSIGN_OR_RETURN(const double capacity_after_per_s, bench->MeasureCapacity(bodies));
   const auto first_refused = std::ranges::find(load, 429, &TimedAnswer::status);
@@ -150,6 +165,9 @@ absl::StatusOr<json::object> RunOverload(const LoadSetting& setting) {
        {{"closed_loop", server.PeakBytes(Clock::time_point(), closed_loop_end)},
         {"first_half", server.PeakBytes(begin, begin + half)},
         {"second_half", server.PeakBytes(begin + half, begin + 2 * half)}}},
+      {"gateway_cpu_us_per_request",
+       {{"closed_loop", GatewayCpuMicroseconds(start, overload_begin)},
+        {"overload", GatewayCpuMicroseconds(overload_begin, overload_end)}}},
       {"client_cpu_ms_per_request", 1e3 * client_cpu_s / static_cast<double>(requests.size())},
       {"recovery", ReportRecovery(load, probes, stop_s, Quantile(idle_latencies, 1))},
       {"passes", std::move(passes)}};

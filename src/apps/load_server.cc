@@ -79,6 +79,23 @@ int64_t LoadServer::PeakBytes(TimePoint begin, TimePoint end) const {
   return peak_bytes;
 }
 
+// Threads that end or begin meanwhile do not count.
+double LoadServer::GatewayCpuSeconds() const {
+  double cpu_s = 0;
+  std::error_code error;
+  const std::string tasks = fmt::format("/proc/{}/task", process_->pid());
+  for (const auto& task : std::filesystem::directory_iterator(tasks, error)) {
+    std::string name;
+    std::getline(std::ifstream(task.path() / "comm") >> std::ws, name);
+    int64_t cpu_ns = 0;
+    if (name == "http" || name == "gateway") {
+      std::ifstream(task.path() / "schedstat") >> cpu_ns;
+    }
+    cpu_s += 1e-9 * static_cast<double>(cpu_ns);
+  }
+  return cpu_s;
+}
+
 int64_t LoadServer::ResidentBytes() const {
   std::ifstream file(fmt::format("/proc/{}/statm", process_->pid()));
   int64_t size_pages = 0;

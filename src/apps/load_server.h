@@ -34,6 +34,8 @@ class LoadServer {
 
   const ServerAddress& address() const { return address_; }
   absl::StatusOr<MetricsPage> ReadMetrics() const;
+  // CPU that the threads which move, parse and answer requests have used; none of the passes.
+  double GatewayCpuSeconds() const;
   // The most resident bytes that were seen from one time to the other; 0 if nobody looked then.
   int64_t PeakBytes(TimePoint begin, TimePoint end) const;
 

@@ -205,7 +205,10 @@ absl::Status LocalModel::OpenSeat() {
     for (const std::unique_ptr<scheduler::Scheduler>& scheduler : schedulers_) {
       ranks.push_back(scheduler.get());
     }
-    ZP_RETURN_IF_ERROR(seat_->HoldOutRanks(std::move(ranks), *report_board_));
+    const int64_t max_held_blocks =
+        engines.front()->prefix_cache_tokens() / protocol::kBlockTokens;  // all have the same
+    ZP_RETURN_IF_ERROR(seat_->HoldOutRanks(
+        std::move(ranks), *report_board_, static_cast<uint64_t>(max_held_blocks)));
   } else {
     FollowRanks();
   }

@@ -37,7 +37,7 @@ struct LocalModelOptions {
   scheduler::SchedulerOptions scheduler;
   gateway::ServiceOptions service;
   std::string routing_policy = "full";
-  // A work that would be answered later than that is refused; see routing::AdmissionOptions.
+  // See routing::AdmissionOptions.
   double max_backlog_seconds = 1e9;
 };
 

@@ -122,7 +122,7 @@ void AddServingFlags(CLI::App& command, ServeOptions& options) {
   command
       .add_option("--max-backlog-seconds",
                   options.model.max_backlog_seconds,
-                  "Requests that would be answered later than that get 429")
+                  "While so many seconds of work wait, requests get 429")
       ->check(IsPositive())
       ->capture_default_str();
   command.add_option("--host", options.http.host, "Address to listen on")->capture_default_str();
@@ -132,7 +132,7 @@ void AddServingFlags(CLI::App& command, ServeOptions& options) {
   command
       .add_option("--max-queue-tokens",
                   options.model.scheduler.max_queue_tokens,
-                  "Tokens that may wait; beyond, requests get 429")
+                  "While so many tokens wait, requests get 429")
       ->check(IsPositive())
       ->capture_default_str();
   command

@@ -95,6 +95,14 @@ class FakeWorkSink : public protocol::WorkSink {
     return absl::OkStatus();
   }
 
+  // Full and gone are what a sink knows of itself, whatever the work.
+  absl::Status CheckRoom(std::optional<std::chrono::steady_clock::time_point>) override {
+    const std::lock_guard lock(mutex_);
+    const bool is_of_the_sink =
+        absl::IsResourceExhausted(refusal_) || absl::IsUnavailable(refusal_);
+    return is_of_the_sink ? refusal_ : absl::OkStatus();
+  }
+
   void SetHeld(bool is_held) {
     const std::lock_guard lock(mutex_);
     is_held_ = is_held;

@@ -4,22 +4,17 @@
 
 #include <chrono>
 #include <exception>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
-#include <tuple>
 #include <utility>
-#include <variant>
 
 #include "base/logging.h"
+#include "boost/asio/any_io_executor.hpp"
 #include "boost/asio/as_tuple.hpp"
-#include "boost/asio/async_result.hpp"
 #include "boost/asio/buffer.hpp"
 #include "boost/asio/dispatch.hpp"
-#include "boost/asio/executor_work_guard.hpp"
 #include "boost/asio/experimental/awaitable_operators.hpp"
-#include "boost/asio/post.hpp"
 #include "boost/asio/steady_timer.hpp"
 #include "boost/asio/use_awaitable.hpp"
 #include "boost/asio/write.hpp"
@@ -58,17 +53,29 @@ class OpenCount {
   size_t& count_;
 };
 
-// What goes on in a connection once the handler has answered. It refers to the server's executor,
-// so it counts as open until nobody holds it any more: neither the connection nor the handler, on
-// whichever thread.
-template <typename Completion>
-struct AwaitedAnswer {
-  AwaitedAnswer(HttpShared& shared, Completion given)
-      : open(shared.mutex, shared.open_handlers), completion(std::move(given)) {}
+// A request that the handler has. It refers to the server's executor, so it counts as open until
+// nobody holds it any more: neither the connection nor the handler, on whichever thread.
+struct Call {
+  Call(HttpShared& shared, const asio::any_io_executor& of_connection)
+      : open(shared.mutex, shared.open_handlers),
+        executor(of_connection),
+        answered(of_connection, asio::steady_timer::time_point::max()) {}
 
   const OpenCount open;  // first, so that it goes last
-  Completion completion;
+  const asio::any_io_executor executor;
+  // The rest is touched on that executor alone.
+  std::optional<Response> response;
+  asio::steady_timer answered;  // expires when the response is there
 };
+
+// What the handler calls, on whichever thread: on the connection's own the answer is there when
+// this returns.
+void Answer(const std::shared_ptr<Call>& call, Response response) {
+  asio::dispatch(call->executor, [call, response = std::move(response)]() mutable {
+    call->response = std::move(response);
+    call->answered.expires_at(asio::steady_timer::time_point::min());
+  });
+}
 
 // This request's part of the memory that all bodies may take together.
 class BodyReservation {
@@ -161,7 +168,7 @@ class Connection {
     }
     const bool is_head = parser.get().method() == http::verb::head;
     const bool keep_alive = parser.get().keep_alive();
-    std::optional<Response> response = co_await Answer(TakeRequest(parser));
+    std::optional<Response> response = co_await CallHandler(TakeRequest(parser));
     if (!response.has_value()) {
       co_return false;  // the client left
     }
@@ -234,44 +241,23 @@ class Connection {
   }
 
   // Hands the request over and waits for its answer; nothing if the client leaves before.
-  asio::awaitable<std::optional<Response>> Answer(Request request) {
+  asio::awaitable<std::optional<Response>> CallHandler(Request request) {
     using asio::experimental::awaitable_operators::operator||;
     std::stop_source cancel;
     const std::stop_callback forward(shared_.stop_requests.get_token(),
                                      [&cancel] { cancel.request_stop(); });
     stream_.expires_never();
-    auto outcome =
-        co_await (CallHandler(std::move(request), cancel.get_token()) || WatchForLeaving(cancel));
-    if (cancel.stop_requested() || outcome.index() != 0) {
+    const auto call = std::make_shared<Call>(shared_, stream_.get_executor());
+    shared_.handler(std::move(request), cancel.get_token(), [call](Response response) {
+      Answer(call, std::move(response));
+    });
+    if (!call->response.has_value()) {  // refusals are there at once
+      co_await (call->answered.async_wait(kNoThrow) || WatchForLeaving(cancel));
+    }
+    if (cancel.stop_requested()) {
       co_return std::nullopt;
     }
-    co_return std::get<0>(std::move(outcome));
-  }
-
-  asio::awaitable<Response> CallHandler(Request request, std::stop_token cancel) {
-    co_return co_await asio::async_initiate<const asio::use_awaitable_t<>&, void(Response)>(
-        // Arguments, not captures: GCC 12 destroys the captures of such a lambda twice.
-        [this](auto completion, auto&& given, auto&& token) {
-          // std::function wants a copy, a completion can only be moved.
-          auto awaited =
-              std::make_shared<AwaitedAnswer<decltype(completion)>>(shared_, std::move(completion));
-          shared_.handler(std::forward<decltype(given)>(given),
-                          std::forward<decltype(token)>(token),
-                          [awaited](Response response) { Complete(awaited, std::move(response)); });
-        },
-        asio::use_awaitable,
-        std::move(request),
-        std::move(cancel));
-  }
-
-  // Hands the answer to the connection's own thread of execution. The handler's thread drops its
-  // executor here, before it drops its part of `awaited`.
-  template <typename Awaited>
-  static void Complete(std::shared_ptr<Awaited> awaited, Response response) {
-    const auto executor = asio::get_associated_executor(awaited->completion);
-    asio::post(executor, [awaited = std::move(awaited), response = std::move(response)]() mutable {
-      std::move(awaited->completion)(std::move(response));
-    });
+    co_return std::move(call->response);
   }
 
   // Ends when the client has gone, after asking for a stop. A client that sends its next request

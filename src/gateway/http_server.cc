@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/logging.h"
+#include "base/thread_name.h"
 #include "boost/asio/as_tuple.hpp"
 #include "boost/asio/co_spawn.hpp"
 #include "boost/asio/detached.hpp"
@@ -123,7 +124,10 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HttpOptions&
   state->port = state->acceptor.local_endpoint().port();
   asio::co_spawn(state->io_context, state->Accept(), asio::detached);
   for (int i = 0; i < options.thread_count; ++i) {
-    state->threads.emplace_back([context = &state->io_context] { context->run(); });
+    state->threads.emplace_back([context = &state->io_context] {
+      base::NameThisThread("http");
+      context->run();
+    });
   }
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(state)));
 }

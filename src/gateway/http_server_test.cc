@@ -106,6 +106,24 @@ TEST_F(HttpServerTest, AnswersManyRequestsOnOneConnection) {
   }
 }
 
+TEST_F(HttpServerTest, AClientForWhomThereIsNoRoomKeepsItsConnection) {
+  Start();
+  Client client = Connect();
+  absl::Status full = absl::ResourceExhaustedError("the queue is full");
+  full.SetPayload(protocol::kRetrySecondsPayload, absl::Cord("7"));
+  test_.sink.RefuseWith(full);
+  for (const size_t body_bytes : {0, 1000, 1 << 20}) {
+    client.Send(PostText("/v1/classify", std::string(body_bytes, ' ')));
+    const auto refusal = client.Receive();
+    ASSERT_TRUE(refusal.has_value()) << body_bytes;
+    EXPECT_EQ(refusal->result_int(), 429u);
+    EXPECT_EQ((*refusal)[http::field::retry_after], "7");
+    EXPECT_TRUE(refusal->keep_alive());
+  }
+  test_.sink.RefuseWith(absl::OkStatus());
+  EXPECT_EQ(client.StatusOf(PostText("/v1/classify", kQuestion)), 200);
+}
+
 TEST_F(HttpServerTest, AnswersPipelinedRequestsInOrder) {
   Start();
   Client client = Connect();

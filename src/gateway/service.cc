@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <limits>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/logging.h"
 #include "base/metrics.h"
+#include "base/thread_name.h"
 #include "boost/asio/post.hpp"
 #include "boost/asio/thread_pool.hpp"
 #include "boost/json.hpp"
@@ -19,6 +21,7 @@
 #include "gateway/errors.h"
 #include "gateway/json_fields.h"
 #include "gateway/json_text.h"
+#include "gateway/request_metrics.h"
 
 namespace zp::gateway {
 namespace {
@@ -37,6 +40,7 @@ constexpr Range kAnyInteger = {std::numeric_limits<int64_t>::min(),
 struct PostRoute {
   std::string_view path;
   Endpoint endpoint;
+  bool needs_pass = true;
 };
 
 constexpr PostRoute kPostRoutes[] = {
@@ -46,8 +50,8 @@ constexpr PostRoute kPostRoutes[] = {
     {"/v1/completions", &PrepareCompletions},
     {"/v1/loglikelihood", &PrepareLoglikelihood},
     {"/v1/embeddings", &PrepareEmbeddings},
-    {"/tokenize", &PrepareTokenize},
-    {"/detokenize", &PrepareDetokenize},
+    {"/tokenize", &PrepareTokenize, /*needs_pass=*/false},
+    {"/detokenize", &PrepareDetokenize, /*needs_pass=*/false},
 };
 
 constexpr std::string_view kGetPaths[] = {
@@ -61,13 +65,9 @@ int64_t UnixSeconds() {
 
 Response JsonResponse(const json::object& body) { return {.body = WriteJson(body)}; }
 
-Endpoint FindEndpoint(std::string_view path) {
-  for (const PostRoute& route : kPostRoutes) {
-    if (route.path == path) {
-      return route.endpoint;
-    }
-  }
-  return nullptr;
+const PostRoute* FindPostRoute(std::string_view path) {
+  const auto* found = std::ranges::find(kPostRoutes, path, &PostRoute::path);
+  return found == std::end(kPostRoutes) ? nullptr : found;
 }
 
 bool IsGetPath(std::string_view path) {
@@ -161,6 +161,7 @@ struct Service::State {
     std::function<void(Response)> done;
     std::function<absl::StatusOr<json::object>(const protocol::WorkResult&)> read;
     Clock::time_point start = Clock::now();
+    std::optional<Clock::time_point> deadline;
     bool is_counted = false;  // in open_gauge
   };
   using ExchangePtr = std::shared_ptr<Exchange>;
@@ -171,19 +172,28 @@ struct Service::State {
       : options(service_options),
         model(served_model),
         sink(work_sink),
-        pool(service_options.thread_count) {}
+        pool(service_options.thread_count) {
+    for (const PostRoute& route : kPostRoutes) {
+      metrics_of.try_emplace(route.path, std::string(route.path));
+    }
+    for (const std::string_view path : kGetPaths) {
+      metrics_of.try_emplace(path, std::string(path));
+    }
+  }
 
   void Route(const ExchangePtr& exchange);
   Response AnswerGet(const std::string& path) const;
+  absl::Status CheckBeforeParsing(Exchange& exchange, const PostRoute& route);
   void Start(const ExchangePtr& exchange, Endpoint endpoint);
   void Finish(const ExchangePtr& exchange, const absl::StatusOr<protocol::WorkResult>& result);
   void Reply(const ExchangePtr& exchange, Response response);
-  void Count(const Exchange& exchange, const Response& response) const;
+  void Count(const Exchange& exchange, const Response& response);
 
   // Runs `step` on the pool. What a library throws ends this request and nothing else.
   template <typename Step>
   void Post(const ExchangePtr& exchange, Step step) {
     boost::asio::post(pool, [this, exchange, step = std::move(step)]() mutable {
+      [[maybe_unused]] thread_local const bool is_named = base::NameThisThread("gateway");
       try {
         step();
       } catch (const std::exception& error) {
@@ -203,28 +213,40 @@ struct Service::State {
   base::Gauge& open_gauge =
       base::GetGauge("zeroprefill_requests_open",
                      "Requests that wait for their answer, those about the server not among them");
-  boost::asio::thread_pool pool;  // last: its threads use all of the above
+  std::map<std::string_view, RequestMetrics> metrics_of;  // by path; fixed
+  RequestMetrics metrics_of_others{"other"};              // bounds the number of series
+  boost::asio::thread_pool pool;                          // last: its threads use all of the above
 };
 
 void Service::State::Route(const ExchangePtr& exchange) {
   const Request& request = exchange->request;
-  const Endpoint endpoint = FindEndpoint(request.path);
-  if (endpoint == nullptr && !IsGetPath(request.path)) {
+  const PostRoute* route = FindPostRoute(request.path);
+  if (route == nullptr && !IsGetPath(request.path)) {
     return Reply(exchange, UnknownPath(request.path));
   }
-  const std::string_view allowed = endpoint == nullptr ? "GET" : "POST";
+  const std::string_view allowed = route == nullptr ? "GET" : "POST";
   if (request.method != allowed) {
     return Reply(exchange, WrongMethod(request, allowed));
   }
-  if (endpoint == nullptr) {
+  if (route == nullptr) {
     return Reply(exchange, AnswerGet(request.path));
   }
-  if (is_draining) {
-    return Reply(exchange, ErrorResponse(absl::UnavailableError("the server is shutting down")));
+  if (const absl::Status status = CheckBeforeParsing(*exchange, *route); !status.ok()) {
+    return Reply(exchange, ErrorResponse(status));
   }
   exchange->is_counted = true;
   open_gauge.Increment();
-  Post(exchange, [this, exchange, endpoint] { Start(exchange, endpoint); });
+  Post(exchange, [this, exchange, route] { Start(exchange, route->endpoint); });
+}
+
+// A request for which there is no room, whatever it asks, costs no more than this: under overload
+// most do, and the cores are those that compute.
+absl::Status Service::State::CheckBeforeParsing(Exchange& exchange, const PostRoute& route) {
+  if (is_draining) {
+    return absl::UnavailableError("the server is shutting down");
+  }
+  ZP_ASSIGN_OR_RETURN(exchange.deadline, DeadlineOf(exchange.request, exchange.start));
+  return route.needs_pass ? sink.CheckRoom(exchange.deadline) : absl::OkStatus();
 }
 
 Response Service::State::AnswerGet(const std::string& path) const {
@@ -248,11 +270,6 @@ Response Service::State::AnswerGet(const std::string& path) const {
 void Service::State::Start(const ExchangePtr& exchange, Endpoint endpoint) {
   const RequestContext context{
       .model = model, .request_id = exchange->request.request_id, .created_seconds = UnixSeconds()};
-  const absl::StatusOr<std::optional<Clock::time_point>> deadline =
-      DeadlineOf(exchange->request, exchange->start);
-  if (!deadline.ok()) {
-    return Reply(exchange, ErrorResponse(deadline.status()));
-  }
   absl::StatusOr<Prepared> prepared =
       Prepare(endpoint, exchange->request.body, context, options.allow_priority);
   if (!prepared.ok()) {
@@ -260,7 +277,7 @@ void Service::State::Start(const ExchangePtr& exchange, Endpoint endpoint) {
   }
   exchange->request.body = std::string();  // large, and read
   exchange->read = std::move(prepared->read);
-  prepared->work.deadline = *deadline;
+  prepared->work.deadline = exchange->deadline;
   if (prepared->work.sequences.empty()) {
     return Finish(exchange, protocol::WorkResult());
   }
@@ -302,20 +319,12 @@ void Service::State::Reply(const ExchangePtr& exchange, Response response) {
   --open_requests;
 }
 
-void Service::State::Count(const Exchange& exchange, const Response& response) const {
+void Service::State::Count(const Exchange& exchange, const Response& response) {
   const Request& request = exchange.request;
   const double seconds = std::chrono::duration<double>(Clock::now() - exchange.start).count();
-  const bool is_known = FindEndpoint(request.path) != nullptr || IsGetPath(request.path);
-  const std::string handler = is_known ? request.path : "other";  // bounds the number of series
-  base::GetCounter("zeroprefill_requests_total",
-                   "Requests answered",
-                   {{"handler", handler}, {"status", std::to_string(response.status)}})
-      .Increment();
-  base::GetHistogram("zeroprefill_request_seconds",
-                     "From the whole request read to its answer",
-                     {0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100},
-                     {{"handler", handler}})
-      .Observe(seconds);
+  const auto metrics = metrics_of.find(request.path);
+  (metrics == metrics_of.end() ? metrics_of_others : metrics->second)
+      .Count(response.status, seconds);
   const auto level = response.status >= 500 ? base::log::level::warn : base::log::level::debug;
   base::log::log(level,
                  "{} {} {} {} {:.1f} ms{}{}",

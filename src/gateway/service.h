@@ -2,7 +2,8 @@
 // turns the result into JSON. Knows nothing of sockets, so HTTP, batch files and tests all use it.
 //
 // Thread safety: Handle from any thread; it returns at once. Parsing, tokenizing and writing run on
-// a small pool of its own, never on the caller's thread or the sink's.
+// a small pool of its own, never on the caller's thread or the sink's. A request for which there is
+// no room, whatever it asks, is refused on the caller's thread, unread.
 // Ownership: model and sink are lent. The destructor waits until every request has its answer, so
 // the sink must still be at work then.
 #pragma once

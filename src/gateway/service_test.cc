@@ -73,6 +73,21 @@ TEST(Service, TheSinksRefusalBecomesItsHttpStatus) {
   EXPECT_EQ(test.Post("/v1/classify", body).status(), 400);
 }
 
+TEST(Service, WhereThereIsNoRoomTheBodyIsNotLookedAt) {
+  TestService test;
+  test.sink.RefuseWith(absl::ResourceExhaustedError("the queue is full"));
+  for (const char* path :
+       {"/v1/score", "/v1/classify", "/v1/completions", "/v1/loglikelihood", "/v1/embeddings"}) {
+    EXPECT_EQ(test.Post(path, "no JSON").status(), 429) << path;
+    EXPECT_EQ(test.Ask("POST", path, "no JSON", "60000").status(), 429) << path;
+    EXPECT_EQ(test.Ask("POST", path, "no JSON", "soon").status(), 400) << path;
+  }
+  EXPECT_EQ(test.sink.submit_count(), 0);
+  EXPECT_EQ(test.Post("/tokenize", R"({"prompt":"x"})").status(), 200);
+  test.sink.RefuseWith(absl::OkStatus());
+  EXPECT_EQ(test.Post("/v1/classify", "no JSON").status(), 400);
+}
+
 TEST(Service, APriorityIsRefusedUnlessItIsAllowed) {
   TestService test;
   const Answer answer = test.Post("/v1/classify", R"({"input":"x","labels":["A"],"priority":-1})");

@@ -113,6 +113,13 @@ class WorkSink {
   // Unavailable, here or in `done`, means that this rank will not answer and another may: work is
   // idempotent.
   virtual absl::Status Submit(Work work, std::stop_token cancel, Done done) = 0;
+
+  // Whether a work that came now would be refused whatever it is: then as Submit would refuse it,
+  // before anybody goes to the trouble of making it. OK promises nothing.
+  virtual absl::Status CheckRoom(
+      std::optional<std::chrono::steady_clock::time_point> /*deadline*/) {
+    return absl::OkStatus();
+  }
 };
 
 }  // namespace zp::protocol

@@ -1,49 +1,53 @@
 #include "routing/admission.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
-#include "absl/strings/cord.h"
 #include "fmt/format.h"
-#include "protocol/work.h"
+#include "protocol/full_queue.h"
 
 namespace zp::routing {
+namespace {
+
+constexpr double kForever = std::numeric_limits<double>::infinity();
+
+}  // namespace
 
 absl::Status Admit(const AdmissionOptions& options,
                    std::span<const RankView> ranks,
                    std::chrono::steady_clock::time_point now,
                    std::optional<std::chrono::steady_clock::time_point> deadline) {
-  double limit_s = options.max_backlog_seconds;
+  double left_s = kForever;
   if (deadline.has_value()) {
-    const double left_s = std::chrono::duration<double>(*deadline - now).count();
+    left_s = std::chrono::duration<double>(*deadline - now).count();
     if (left_s <= 0) {
       return absl::DeadlineExceededError("the deadline had passed when the request came");
     }
-    limit_s = std::min(limit_s, left_s);
   }
-  double soonest_s = std::numeric_limits<double>::infinity();
-  double drained_s = std::numeric_limits<double>::infinity();
+  double answered_s = kForever;
+  double drained_s = kForever;
   for (const RankView& rank : ranks) {
     if (rank.outstanding.requests == 0 || rank.flops_per_s <= 0) {
       return absl::OkStatus();
     }
-    const double done_s = rank.total_flops() / rank.flops_per_s;
-    if (done_s <= limit_s) {
+    const double rank_drained_s = rank.outstanding.flops / rank.flops_per_s;
+    const double rank_answered_s = rank.total_flops() / rank.flops_per_s;
+    if (rank_drained_s < options.max_backlog_seconds && rank_answered_s <= left_s) {
       return absl::OkStatus();
     }
-    soonest_s = std::min(soonest_s, done_s);
-    drained_s = std::min(drained_s, rank.outstanding.flops / rank.flops_per_s);
+    drained_s = std::min(drained_s, rank_drained_s);
+    answered_s = std::min(answered_s, rank_answered_s);
   }
-  const auto retry_seconds = static_cast<int64_t>(std::ceil(std::max(1.0, drained_s)));
-  absl::Status full = absl::ResourceExhaustedError(
-      fmt::format("the queue is full: this request would be answered in {:.1f} s, the limit is "
-                  "{:.1f} s; what waits will have drained in about {} s",
-                  soonest_s,
-                  limit_s,
-                  retry_seconds));
-  full.SetPayload(protocol::kRetrySecondsPayload, absl::Cord(fmt::format("{}", retry_seconds)));
-  return full;
+  const bool is_for_the_deadline = drained_s < options.max_backlog_seconds;
+  return protocol::FullQueue(
+      is_for_the_deadline
+          ? fmt::format("this request would be answered in {:.1f} s, the limit is {:.1f} s",
+                        answered_s,
+                        left_s)
+          : fmt::format("{:.1f} s of work wait, the limit is {:.1f} s",
+                        drained_s,
+                        options.max_backlog_seconds),
+      drained_s);
 }
 
 }  // namespace zp::routing

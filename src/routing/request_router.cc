@@ -15,6 +15,8 @@ constexpr double kBusyMemorySeconds = 4;
 // After so long without a pass, while others report theirs, nobody knows how fast a rank is.
 constexpr std::chrono::seconds kMeasurementLifetime{10};
 
+absl::Status NoRank() { return absl::UnavailableError("no rank is there to take the request"); }
+
 // Rendezvous hashing: each prefix orders the ranks in its own way, the same at every gateway.
 uint64_t TieBreak(const protocol::BlockHash& affinity, RankId rank) {
   const struct {
@@ -120,6 +122,15 @@ WorkProfile RequestRouter::Profile(const protocol::Work& work) const {
   return ProfileOf(spec_, hasher_, work);
 }
 
+// A work without sequences costs nothing anywhere, and no work less.
+absl::Status RequestRouter::CheckRoom(std::optional<std::chrono::steady_clock::time_point> deadline,
+                                      std::chrono::steady_clock::time_point now) {
+  const std::lock_guard lock(mutex_);
+  WatchRanks(now);
+  LookAtRanks(WorkProfile(), /*excluded=*/{}, now);
+  return views_.empty() ? NoRank() : Admit(options_.admission, views_, now, deadline);
+}
+
 absl::StatusOr<Placement> RequestRouter::Decide(const WorkProfile& work,
                                                 std::chrono::steady_clock::time_point now,
                                                 const DecideOptions& options) {
@@ -127,7 +138,7 @@ absl::StatusOr<Placement> RequestRouter::Decide(const WorkProfile& work,
   WatchRanks(now);
   LookAtRanks(work, options.excluded, now);
   if (views_.empty()) {
-    return absl::UnavailableError("no rank is there to take the request");
+    return NoRank();
   }
   if (!options.is_admitted) {
     ZP_RETURN_IF_ERROR(Admit(options_.admission, views_, now, work.deadline));
@@ -188,6 +199,10 @@ void RequestRouter::LookAtRanks(const WorkProfile& work,
          .held_tokens = held_.tokens(slot),
          .cost_flops = std::max(0.0, work.flops - held_.flops(slot)),
          .tie_break = TieBreak(work.affinity, rank)});
+  }
+  // Where all are, one is as good as the other.
+  if (!std::ranges::all_of(views_, IsOverdue)) {
+    std::erase_if(views_, IsOverdue);
   }
 }
 

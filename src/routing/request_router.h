@@ -112,6 +112,10 @@ class RequestRouter {
   // REQUIRES: as protocol::CostOf.
   WorkProfile Profile(const protocol::Work& work) const;
 
+  // Whether Decide would refuse a work that came now, however little it cost.
+  absl::Status CheckRoom(std::optional<std::chrono::steady_clock::time_point> deadline,
+                         std::chrono::steady_clock::time_point now);
+
   // Chooses and reserves in one step. ResourceExhausted: as Admit. Unavailable: no rank is left.
   absl::StatusOr<Placement> Decide(const WorkProfile& work,
                                    std::chrono::steady_clock::time_point now,

@@ -171,6 +171,33 @@ TEST_F(RequestRouterTest, ARankThatLookedSlowIsTriedAgainWhileOthersWork) {
   EXPECT_EQ(decide(60).rank(), 0);
 }
 
+// A hung engine: its host answers pings, and by the clock its pass is as good as through.
+TEST_F(RequestRouterTest, ARankWhosePassDoesNotEndGetsNoMoreWorks) {
+  const auto router = MakeRouter("flops", 2);
+  std::mt19937 random(1);
+  const WorkProfile work = router->Profile(RandomWork(random));
+  const protocol::RankReport report = {.flops_per_s = work.flops};  // a second a work
+  const auto place = [&](const WorkProfile& placed, int second, std::span<const RankId> excluded) {
+    return *router->Decide(placed, kNow + seconds(second), {.excluded = excluded});
+  };
+  const auto decide = [&](int second) { return place(work, second, {}); };
+  for (RankId rank = 0; rank < 2; ++rank) {
+    router->OnReport(rank, report, kNow);
+  }
+  std::vector<Placement> placements;
+  placements.push_back(decide(0));
+  const RankId hung = placements.front().rank();
+  const RankId other = 1 - hung;
+  for (int i = 0; i < 10; ++i) {  // the other has more to do
+    placements.push_back(place(router->Profile(RandomWork(random)), 12, {&hung, 1}));
+  }
+  EXPECT_EQ(decide(13).rank(), hung) << "it may be slow for once";
+  EXPECT_EQ(decide(15).rank(), other);
+  EXPECT_EQ(place(work, 15, {&other, 1}).rank(), hung) << "there is no other";
+  router->OnReport(hung, report, kNow + seconds(16));  // its pass ended after all
+  EXPECT_EQ(decide(16).rank(), hung);
+}
+
 TEST_F(RequestRouterTest, WhatWasExpectedIsForgottenWithItsWork) {
   const auto router = MakeRouter("full", 4);
   std::mt19937 random(1);
@@ -235,8 +262,8 @@ TEST_F(RequestRouterTest, TheLedgerReturnsToExactlyZero) {
   }
 }
 
-TEST_F(RequestRouterTest, RefusesWhatCannotBeDoneInTimeAndSaysWhenAllBeforeItIsDone) {
-  const auto router = MakeRouter("full", 1, {.admission = {.max_backlog_seconds = 4}});
+TEST_F(RequestRouterTest, RefusesWhileTheLimitWaitsAndSaysWhenAllBeforeIsDone) {
+  const auto router = MakeRouter("full", 1, {.admission = {.max_backlog_seconds = 3}});
   std::mt19937 random(1);
   const WorkProfile profile = router->Profile(RandomWork(random));
   router->OnReport(0, {.flops_per_s = profile.flops / 2}, kNow);  // two seconds a work
@@ -246,6 +273,61 @@ TEST_F(RequestRouterTest, RefusesWhatCannotBeDoneInTimeAndSaysWhenAllBeforeItIsD
   ASSERT_TRUE(absl::IsResourceExhausted(third.status())) << third.status();
   EXPECT_EQ(third.status().GetPayload(protocol::kRetrySecondsPayload), absl::Cord("4"));
   EXPECT_TRUE(router->Decide(profile, kNow, {.is_admitted = true}).ok());
+}
+
+// Where small works take all the room that there is, a large one would never be taken.
+TEST_F(RequestRouterTest, ALargeWorkHasRoomWhereASmallOneHas) {
+  const auto router = MakeRouter("full", 1, {.admission = {.max_backlog_seconds = 3}});
+  std::mt19937 random(1);
+  WorkProfile small = router->Profile(RandomWork(random));
+  WorkProfile large = small;
+  large.flops = 1000 * small.flops;
+  router->OnReport(0, {.flops_per_s = small.flops / 2}, kNow);
+  const Placement first = *router->Decide(small, kNow);
+  const Placement second = *router->Decide(large, kNow);
+  EXPECT_TRUE(absl::IsResourceExhausted(router->Decide(small, kNow).status()));
+}
+
+// In whatever state: whom CheckRoom refuses, Decide would have refused, and the other way round
+// where only the queue limit counts.
+TEST_F(RequestRouterTest, ARefusalBeforeTheWorkIsKnownIsTheOneThatItWouldGet) {
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937 random(seed);
+  int refused_count = 0;
+  for (int round = 0; round < 50; ++round) {
+    const auto router = MakeRouter("full", 2, {.admission = {.max_backlog_seconds = 5}});
+    std::vector<Placement> placements;
+    for (int step = 0; step < 60; ++step) {
+      const auto now = kNow + std::chrono::milliseconds(100 * step);
+      WorkProfile work = router->Profile(RandomWork(random));
+      if (random() % 3 == 0) {
+        work.deadline = now + std::chrono::milliseconds(1 + random() % 8000);
+      }
+      if (random() % 8 == 0) {
+        router->OnReport(
+            static_cast<RankId>(random() % 2), {.flops_per_s = 1e9 + random() % 100 * 1e9}, now);
+      }
+      if (random() % 4 == 0 && !placements.empty()) {
+        placements.erase(placements.begin());
+      }
+      const absl::Status room = router->CheckRoom(work.deadline, now);
+      auto placement = router->Decide(work, now);
+      if (!room.ok()) {
+        EXPECT_EQ(placement.status().code(), room.code());
+        EXPECT_EQ(placement.status().GetPayload(protocol::kRetrySecondsPayload),
+                  room.GetPayload(protocol::kRetrySecondsPayload));
+        ++refused_count;
+      }
+      if (!work.deadline.has_value()) {
+        EXPECT_EQ(placement.ok(), room.ok()) << room << placement.status();
+      }
+      if (placement.ok()) {
+        placements.push_back(*std::move(placement));
+      }
+    }
+  }
+  EXPECT_GT(refused_count, 50);
 }
 
 TEST_F(RequestRouterTest, ADeadlineThatIsSoonerIsTheLimit) {
@@ -268,7 +350,7 @@ TEST_F(RequestRouterTest, ADeadlineThatHasPassedIsNoMatterOfRoom) {
   EXPECT_TRUE(absl::IsDeadlineExceeded(router->Decide(profile, kNow).status()));
 }
 
-// In played time, and in whole seconds: not later than that, and at most one sooner.
+// In played time, and to the nearest of whole seconds.
 TEST_F(RequestRouterTest, AfterTheSecondsThatARefusalNamesTheBacklogHasDrained) {
   const uint32_t seed = std::random_device{}();
   SCOPED_TRACE(testing::Message() << "seed " << seed);
@@ -299,8 +381,7 @@ TEST_F(RequestRouterTest, AfterTheSecondsThatARefusalNamesTheBacklogHasDrained) 
       drained_s = std::min(drained_s, count * seconds_each[rank]);
     }
     constexpr double kRounding = 1e-3;  // the ledger counts whole kiloflops
-    EXPECT_GE(told_s, drained_s - kRounding);
-    EXPECT_LE(told_s, drained_s + 1 + kRounding);
+    EXPECT_NEAR(told_s, drained_s, 0.5 + kRounding);
   }
 }
 
@@ -309,6 +390,7 @@ TEST_F(RequestRouterTest, AnEmptyFleetIsUnavailable) {
   std::mt19937 random(1);
   const WorkProfile profile = router->Profile(RandomWork(random));
   EXPECT_TRUE(absl::IsUnavailable(router->Decide(profile, kNow).status()));
+  EXPECT_TRUE(absl::IsUnavailable(router->CheckRoom(std::nullopt, kNow)));
   ASSERT_TRUE(router->AddRank(7).ok());
   EXPECT_TRUE(absl::IsAlreadyExists(router->AddRank(7)));
   const std::vector<RankId> excluded = {7};

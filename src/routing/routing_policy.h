@@ -37,6 +37,11 @@ struct RankView {
   double total_flops() const { return outstanding.flops + cost_flops; }
 };
 
+// Whether the rank's pass runs so much longer than all that can be in it takes that nobody knows
+// when it ends: the rank hangs, or it is far slower than it was. Its host may look well all the
+// while.
+bool IsOverdue(const RankView& rank);
+
 struct WorkView {
   int64_t prompt_tokens = 0;
   double flops = 0;  // for a rank that holds nothing

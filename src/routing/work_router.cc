@@ -51,8 +51,8 @@ struct RankMetrics {
 };
 
 struct RouterMetrics {
-  base::Counter& refused =
-      base::GetCounter("zeroprefill_router_refused_total", "Works for which there was no time");
+  base::Counter& refused = base::GetCounter("zeroprefill_router_refused_total",
+                                            "Works for which there was no time or no room");
   base::Counter& resent =
       base::GetCounter("zeroprefill_router_resent_total",
                        "Works sent elsewhere since their rank was lost or refused them");
@@ -79,6 +79,7 @@ class WorkRouter::State : public std::enable_shared_from_this<State> {
   absl::Status AddRank(RankId rank, WorkSink& sink);
   void RemoveRank(RankId rank);
   absl::Status Submit(Work work, std::stop_token cancel, WorkSink::Done done);
+  absl::Status CheckRoom(std::optional<std::chrono::steady_clock::time_point> deadline);
   void Close();
   void OnReport(RankId rank, const protocol::RankReport& report) {
     router_.OnReport(rank, report, clock_());
@@ -107,6 +108,7 @@ class WorkRouter::State : public std::enable_shared_from_this<State> {
     int32_t submit_count = 0;  // calls of its Submit that run
   };
 
+  absl::Status CheckQueues(std::optional<std::chrono::steady_clock::time_point> deadline);
   absl::Status Send(const std::shared_ptr<Flight>& flight, bool is_admitted);
   absl::Status SendTo(const std::shared_ptr<Flight>& flight, Placement placement);
   void OnAnswer(uint64_t number, absl::StatusOr<WorkResult> answer);
@@ -186,6 +188,34 @@ absl::Status WorkRouter::State::Submit(Work work, std::stop_token cancel, WorkSi
   flight->cancel = std::move(cancel);
   flight->done = std::move(done);
   return Send(flight, /*is_admitted=*/false);
+}
+
+absl::Status WorkRouter::State::CheckRoom(
+    std::optional<std::chrono::steady_clock::time_point> deadline) {
+  absl::Status status = router_.CheckRoom(deadline, clock_());
+  if (status.ok()) {
+    status = CheckQueues(deadline);
+  }
+  if (absl::IsResourceExhausted(status)) {
+    metrics_.refused.Increment();
+  }
+  return status;
+}
+
+// OK where some rank has room.
+absl::Status WorkRouter::State::CheckQueues(
+    std::optional<std::chrono::steady_clock::time_point> deadline) {
+  absl::Status refusal;
+  const std::lock_guard lock(mutex_);
+  for (const auto& [rank, seat] : seats_) {
+    const absl::Status status =
+        seat.sink == nullptr ? absl::OkStatus() : seat.sink->CheckRoom(deadline);
+    if (!absl::IsResourceExhausted(status)) {
+      return absl::OkStatus();
+    }
+    refusal = status;
+  }
+  return refusal;
 }
 
 // To the rank that is chosen, or to a second one where that refuses.
@@ -383,6 +413,10 @@ void WorkRouter::OnReport(RankId rank, const protocol::RankReport& report) {
 
 absl::Status WorkRouter::Submit(Work work, std::stop_token cancel, Done done) {
   return state_->Submit(std::move(work), std::move(cancel), std::move(done));
+}
+
+absl::Status WorkRouter::CheckRoom(std::optional<std::chrono::steady_clock::time_point> deadline) {
+  return state_->CheckRoom(deadline);
 }
 
 const RequestRouter& WorkRouter::decisions() const { return state_->router(); }

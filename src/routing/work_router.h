@@ -8,7 +8,7 @@
 //
 // Thread safety: every method from any thread. Works are sent elsewhere on the thread that brings
 // the news: a sink's, or the caller of RemoveRank. No lock is held while a sink or a `done` is
-// called.
+// called, but for a sink's CheckRoom, which calls nobody.
 // Ownership: a sink must live until RemoveRank has returned, or the router is destroyed; what it
 // still calls later does no harm.
 #pragma once
@@ -16,6 +16,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stop_token>
 
 #include "base/status.h"
@@ -53,6 +54,9 @@ class WorkRouter : public protocol::WorkSink {
   // where there is none. Cancel and deadline are the rank's to keep; the router looks at them only
   // before it sends a work elsewhere.
   absl::Status Submit(protocol::Work work, std::stop_token cancel, Done done) override;
+
+  // Refuses by admission, or where the queues of all ranks are full.
+  absl::Status CheckRoom(std::optional<std::chrono::steady_clock::time_point> deadline) override;
 
   // To look at.
   const RequestRouter& decisions() const;

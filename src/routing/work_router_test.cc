@@ -34,6 +34,11 @@ class HeldSink : public WorkSink {
     return absl::OkStatus();
   }
 
+  absl::Status CheckRoom(std::optional<std::chrono::steady_clock::time_point>) override {
+    const std::lock_guard lock(mutex_);
+    return refusal_;
+  }
+
   void Refuse(absl::Status refusal) {
     const std::lock_guard lock(mutex_);
     refusal_ = std::move(refusal);
@@ -172,6 +177,18 @@ TEST_F(WorkRouterTest, AsksASecondRankWhereTheFirstRefuses) {
   sinks_[1].Refuse(absl::ResourceExhaustedError("full too"));
   EXPECT_TRUE(absl::IsResourceExhausted(Submit()));
   EXPECT_EQ(outstanding(), 1);
+}
+
+TEST_F(WorkRouterTest, SaysBeforeAWorkIsMadeThatTheQueuesOfAllRanksAreFull) {
+  EXPECT_TRUE(router_.CheckRoom(std::nullopt).ok());
+  sinks_[0].Refuse(absl::ResourceExhaustedError("full"));
+  EXPECT_TRUE(router_.CheckRoom(std::nullopt).ok());
+  sinks_[1].Refuse(absl::ResourceExhaustedError("full too"));
+  EXPECT_TRUE(absl::IsResourceExhausted(router_.CheckRoom(std::nullopt)));
+  router_.RemoveRank(0);
+  EXPECT_TRUE(absl::IsResourceExhausted(router_.CheckRoom(std::nullopt)));
+  router_.RemoveRank(1);
+  EXPECT_TRUE(absl::IsUnavailable(router_.CheckRoom(std::nullopt)));
 }
 
 TEST_F(WorkRouterTest, AsksASecondRankWhereTheFirstRefusesInItsAnswer) {

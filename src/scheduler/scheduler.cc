@@ -1,14 +1,13 @@
 #include "scheduler/scheduler.h"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
-#include "absl/strings/cord.h"
 #include "base/check.h"
 #include "base/checksum.h"
 #include "base/logging.h"
 #include "fmt/format.h"
+#include "protocol/full_queue.h"
 #include "spec/flops.h"
 
 namespace zp::scheduler {
@@ -84,7 +83,10 @@ absl::Status Scheduler::Submit(protocol::Work work, std::stop_token cancel, Done
   if (stopping_) {
     return ShuttingDown();
   }
-  ZP_RETURN_IF_ERROR(CheckRoom(*request));
+  if (absl::Status full = CheckQueue(); !full.ok() && !request->work.is_resent) {
+    metrics_.refused.Increment();
+    return full;
+  }
   const bool has_deadline = waiting.deadline.has_value();
   waiting.id = next_id_++;
   queue_tokens_ += asked_tokens;
@@ -129,25 +131,18 @@ PlanLimits Scheduler::Limits() const {
   return limits;
 }
 
-// An empty queue takes any work, so that none is refused for ever.
-absl::Status Scheduler::CheckRoom(const Request& request) const {
-  const int64_t asked_tokens = request.waiting_tokens;
-  if (queue_.empty() || request.work.is_resent ||
-      queue_tokens_ + asked_tokens <= options_.max_queue_tokens) {
+absl::Status Scheduler::CheckRoom(std::optional<Clock::time_point> /*deadline*/) {
+  std::lock_guard lock(mutex_);
+  return stopping_ ? ShuttingDown() : CheckQueue();
+}
+
+absl::Status Scheduler::CheckQueue() const {
+  if (queue_tokens_ < options_.max_queue_tokens) {
     return absl::OkStatus();
   }
-  metrics_.refused.Increment();
-  const auto retry_seconds =
-      static_cast<int64_t>(std::ceil(std::max(1.0, speed_.SecondsFor(OutstandingFlops()))));
-  absl::Status full = absl::ResourceExhaustedError(
-      fmt::format("the queue is full: {} tokens wait, this request has {}, the limit is {}; it "
-                  "will have drained in about {} s",
-                  queue_tokens_,
-                  asked_tokens,
-                  options_.max_queue_tokens,
-                  retry_seconds));
-  full.SetPayload(protocol::kRetrySecondsPayload, absl::Cord(fmt::format("{}", retry_seconds)));
-  return full;
+  return protocol::FullQueue(
+      fmt::format("{} tokens wait, the limit is {}", queue_tokens_, options_.max_queue_tokens),
+      speed_.SecondsFor(OutstandingFlops()));
 }
 
 void Scheduler::Serve() {
@@ -233,7 +228,9 @@ void Scheduler::Run(Pass& pass) {
     works.push_back(&running.piece.work);
   }
   const Clock::time_point start = Clock::now();
+  metrics_.pass_start_time_seconds.SetToCurrentTime();
   engine::BatchResult result = engine_.Run(works);
+  metrics_.pass_start_time_seconds.Set(0);
   const Clock::time_point end = Clock::now();
   pass.seconds = Seconds(end - start);
   ZP_CHECK(result.works.size() == works.size()) << result.works.size() << " " << works.size();

@@ -42,7 +42,8 @@ struct SchedulerOptions {
   int64_t max_batch_tokens = BatchQueueOptions{}.max_batch_tokens;
   // Tokens of one sequence; above max_batch_tokens it runs alone. Bounds the memory of a pass.
   int64_t max_sequence_tokens = 65'536;
-  // Tokens that may wait. Beyond, Submit refuses and says when to come again.
+  // Works are taken, each as a whole, while fewer tokens wait. Then Submit refuses and says when to
+  // come again.
   int64_t max_queue_tokens = 2'097'152;
   // How long a batch that does not hide its gathers may wait for company.
   std::chrono::milliseconds max_hold{0};
@@ -67,6 +68,7 @@ class Scheduler : public protocol::WorkSink {
 
   // See WorkSink. Validates first: a work that the engine would refuse never enters the queue.
   absl::Status Submit(protocol::Work work, std::stop_token cancel, Done done) override;
+  absl::Status CheckRoom(std::optional<std::chrono::steady_clock::time_point> deadline) override;
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -108,7 +110,7 @@ class Scheduler : public protocol::WorkSink {
   void Attend();
   void Give(Answers answers, std::unique_lock<std::mutex>& lock);
   // The rest with mutex_ held.
-  absl::Status CheckRoom(const Request& request) const;
+  absl::Status CheckQueue() const;
   double OutstandingFlops() const { return queue_.waiting_flops() + running_flops_; }
   Pass TakePass(Clock::time_point now);
   RunningWork TakeWork(const TakenWork& taken, Clock::time_point now);

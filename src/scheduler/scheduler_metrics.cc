@@ -86,6 +86,10 @@ SchedulerMetrics::SchedulerMetrics(const std::string& rank_name, const spec::Mod
                                  "Seconds a unit of work waited for its pass",
                                  PowersOfTwo(0.001, 16),
                                  OfRank(rank_name))),
+      pass_start_time_seconds(
+          GetGauge("zeroprefill_pass_start_time_seconds",
+                   "Unix time at which the pass began that runs; 0 while none runs",
+                   OfRank(rank_name))),
       answered(Outcome(rank_name, "answered")),
       failed(Outcome(rank_name, "failed")),
       cancelled(Outcome(rank_name, "cancelled")),

@@ -38,6 +38,7 @@ struct SchedulerMetrics {
   base::Histogram& batch_tokens;
   base::Histogram& pass_seconds;
   base::Histogram& queue_seconds;
+  base::Gauge& pass_start_time_seconds;  // Unix time; 0 while no pass runs
   // zeroprefill_works_total by outcome.
   base::Counter& answered;
   base::Counter& failed;

@@ -118,9 +118,10 @@ class BareWorker final : public wire::WorkPlane::Service {
   std::string address_;
 };
 
-wire::FromWorker Welcome(uint32_t rank_count) {
+wire::FromWorker Welcome(uint32_t rank_count, uint64_t max_held_blocks = 0) {
   wire::FromWorker message;
   message.mutable_welcome()->set_rank_count(rank_count);
+  message.mutable_welcome()->set_max_held_blocks(max_held_blocks);
   return message;
 }
 
@@ -307,7 +308,14 @@ TEST(Faults, AWorkerThatTalksNonsenseIsLost) {
   answer_alone.add_answers();
   wire::FromWorker report;
   report.add_reports()->set_rank(9);
+  wire::FromWorker two_blocks;
+  ToWire(0, ReportOf(1, {}, {Block(1), Block(2)}), *two_blocks.add_reports());
+  two_blocks.mutable_reports(0)->set_is_cleared(true);  // as the first of a rank is
+  wire::FromWorker two_more;
+  ToWire(0, ReportOf(1, {}, {Block(3), Block(4)}), *two_more.add_reports());
   const std::vector<std::pair<std::vector<wire::FromWorker>, std::string>> cases = {
+      {{Welcome(1, kMaxHeldBlocks + 1)}, "max_held_blocks is 33554433, the limit is 33554432"},
+      {{Welcome(1, 3), two_blocks, two_more}, "held blocks is 4, the limit is 3"},
       {{Welcome(0)}, "0 ranks"},
       {{Welcome(5'000'000)}, "5000000 ranks"},
       {{answer_alone}, "welcome"},

@@ -290,6 +290,7 @@ bool GatewayLink::FillMessage() {
     const std::lock_guard lock(mutex_);
     if (must_welcome_) {
       outgoing_.mutable_welcome()->set_rank_count(static_cast<uint32_t>(sinks_.size()));
+      outgoing_.mutable_welcome()->set_max_held_blocks(options_.max_held_blocks);
       is_news = true;
       is_welcomed_ = true;
       must_welcome_ = false;

@@ -33,6 +33,7 @@ class Worker {
       : board_(rank_count) {
     options.join_token = kToken;
     options.model_fingerprint = kModel;
+    options.max_held_blocks = 1 << 20;
     for (int32_t rank = 0; rank < rank_count; ++rank) {
       ranks_.push_back(std::make_unique<FakeRank>(answer));
     }

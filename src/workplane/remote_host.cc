@@ -258,9 +258,11 @@ class GrpcRemoteHost final : public RemoteHost {
     }
     for (const wire::Report& report : message.reports()) {
       absl::StatusOr<protocol::RankReport> read = FromWire(report, rank_count_);
-      if (!read.ok()) {
+      const absl::Status status =
+          read.ok() ? held_blocks_[report.rank()].Count(read->cache) : read.status();
+      if (!status.ok()) {
         return absl::UnavailableError(
-            fmt::format("the worker's report: {}", base::MessageOf(read.status())));
+            fmt::format("the worker's report: {}", base::MessageOf(status)));
       }
       events_.on_report(options_.host, static_cast<int32_t>(report.rank()), *read);
     }
@@ -280,7 +282,14 @@ class GrpcRemoteHost final : public RemoteHost {
                       welcome.rank_count(),
                       cluster::kMaxRankCount));
     }
+    if (welcome.max_held_blocks() > kMaxHeldBlocks) {
+      return absl::UnavailableError(
+          fmt::format("the worker's welcome: max_held_blocks is {}, the limit is {}",
+                      welcome.max_held_blocks(),
+                      kMaxHeldBlocks));
+    }
     rank_count_ = static_cast<int32_t>(welcome.rank_count());
+    held_blocks_.assign(rank_count_, HeldBlockCount(welcome.max_held_blocks()));
     flights_.Open(rank_count_);
     is_up_ = true;
     events_.on_up(options_.host, rank_count_);
@@ -335,7 +344,8 @@ class GrpcRemoteHost final : public RemoteHost {
   std::vector<std::unique_ptr<Rank>> ranks_;
 
   // The thread's.
-  int32_t rank_count_ = 0;  // of the stream; 0: not welcomed
+  int32_t rank_count_ = 0;                   // of the stream; 0: not welcomed
+  std::vector<HeldBlockCount> held_blocks_;  // [rank]
   bool is_up_ = false;
 
   std::thread thread_;  // last: everything it uses is there before it starts

@@ -410,4 +410,13 @@ absl::StatusOr<protocol::RankReport> FromWire(const wire::Report& message, int32
                                         .stored = BlocksOf(message.stored())}};
 }
 
+absl::Status HeldBlockCount::Count(const protocol::CacheEvents& events) {
+  const uint64_t held = events.is_cleared ? 0 : blocks_;
+  ZP_RETURN_IF_ERROR(CheckMost("removed blocks", events.removed.size(), held));
+  const uint64_t blocks = held - events.removed.size() + events.stored.size();
+  ZP_RETURN_IF_ERROR(CheckMost("held blocks", blocks, max_blocks_));
+  blocks_ = blocks;
+  return absl::OkStatus();
+}
+
 }  // namespace zp::workplane

@@ -28,6 +28,8 @@ inline constexpr size_t kMaxTopCount = size_t{1} << 20;
 inline constexpr uint64_t kMaxRemainingMs = uint64_t{7} * 24 * 3600 * 1000;
 inline constexpr size_t kMaxErrorMessageBytes = 4096;  // what is longer is cut
 inline constexpr size_t kMaxReportBlocks = size_t{64} << 10;
+// Of a rank's prefix cache: 512M tokens. A gateway keeps the names of all, some 60 bytes each.
+inline constexpr uint64_t kMaxHeldBlocks = uint64_t{32} << 20;
 
 // A work or an answer; a message has a few small ones or one large one.
 inline constexpr size_t kMaxSubmitBytes = size_t{64} << 20;
@@ -70,5 +72,20 @@ absl::Status FromWire(const wire::Error& message);
 void ToWire(int32_t rank, const protocol::RankReport& report, wire::Report& message);
 // Of a host with so many ranks; the rank is in the message.
 absl::StatusOr<protocol::RankReport> FromWire(const wire::Report& message, int32_t rank_count);
+
+// How many blocks a rank says it holds: reports follow on reports, so that a limit for each alone
+// bounds nothing that is kept of them.
+class HeldBlockCount {
+ public:
+  // 0: the rank has no cache.
+  explicit HeldBlockCount(uint64_t max_blocks) : max_blocks_(max_blocks) {}
+
+  // With the next report. An error is one that no rank sends: nothing is counted then.
+  absl::Status Count(const protocol::CacheEvents& events);
+
+ private:
+  uint64_t max_blocks_;
+  uint64_t blocks_ = 0;
+};
 
 }  // namespace zp::workplane

@@ -279,6 +279,24 @@ TEST(Wire, AReportThatCannotBeIsRefusedByName) {
               HasSubstr("blocks of a report"));
 }
 
+TEST(Wire, ARankHoldsNoMoreThanItHasRoomForHoweverManyReportsSayIt) {
+  HeldBlockCount count(/*max_blocks=*/3);
+  const auto add = [&](std::vector<protocol::BlockHash> removed,
+                       std::vector<protocol::BlockHash> stored,
+                       bool is_cleared = false) {
+    return base::MessageOf(count.Count(
+        {.is_cleared = is_cleared, .removed = std::move(removed), .stored = std::move(stored)}));
+  };
+  EXPECT_EQ(add({}, {Block(1), Block(2)}), "");
+  EXPECT_EQ(add({Block(1)}, {Block(3), Block(4)}), "");
+  EXPECT_THAT(add({}, {Block(5)}), HasSubstr("held blocks is 4, the limit is 3"));
+  EXPECT_THAT(add({Block(1), Block(2), Block(3), Block(4)}, {}),
+              HasSubstr("removed blocks is 4, the limit is 3"));
+  EXPECT_EQ(add({}, {Block(1), Block(2), Block(3)}, /*is_cleared=*/true), "");
+  EXPECT_EQ(add({Block(1), Block(2), Block(3)}, {}), "");
+  EXPECT_THAT(add({Block(1)}, {}), HasSubstr("removed blocks is 1, the limit is 0"));
+}
+
 // What a stranger may send: nothing of it crashes, and what is taken can be sent on.
 TEST(Wire, RandomMessagesAreRefusedOrRight) {
   for (uint64_t seed = 0; seed < 2000; ++seed) {

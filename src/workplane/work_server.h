@@ -31,6 +31,9 @@ struct WorkServerOptions {
   bool allow_plaintext = false;        // any address, without TLS
   std::string model_fingerprint = {};  // a gateway must have the same
   std::chrono::milliseconds gateway_timeout{3000};
+  // What the prefix cache of a rank has room for. Gateways end the stream of a worker that says it
+  // holds more.
+  uint64_t max_held_blocks = 0;
   // Of one gateway; beyond, works are answered ResourceExhausted at once.
   size_t max_unanswered_works = 32'768;        // until the answer is on its way
   size_t max_unsent_bytes = size_t{64} << 20;  // of answers that wait to be sent
