@@ -443,9 +443,11 @@ void AddBenchTunnelCommand(CLI::App& bench) {
                    "Hosts, one rank each; more than there are cores get an equal CPU quota each")
       ->capture_default_str();
   command
-      ->add_option("--redundancy",
-                   options->placement.redundancy,
-                   "Copies of each expert that the hosts keep: more leave less to gather")
+      ->add_option(
+          "--redundancy",
+          options->placement.redundancy,
+          "Copies of each expert that the hosts keep: more leave less to gather, and dispatch "
+          "goes to fewer of them")
       ->capture_default_str();
   command->add_option("--shape", options->shape, "Named model shape; weights are random")
       ->capture_default_str();

@@ -52,7 +52,7 @@ int64_t DispatchBytes(const spec::ModelSpec& spec, const TunnelUse& use) {
   if (use.dispatches_overlapped) {
     row_bytes += 3 * rows(true) * (4 * element_bytes + kF32Bytes);
   }
-  const double copies = CopiesPerToken(use.placement.ranks, spec.experts_per_token) + 1;
+  const double copies = CopiesPerToken(use.placement.set_ranks(), spec.experts_per_token) + 1;
   return static_cast<int64_t>(row_bytes * copies * spec.model_dim);
 }
 
@@ -94,30 +94,31 @@ double MissingBytes(const spec::ModelSpec& spec,
 }
 
 // Hosts keep runs of neighbouring experts, one behind the other round the circle
-// (experts/placement.h), so that every so-manieth has the same run: they share it out.
-std::vector<int32_t> DispatchOwners(int32_t expert_count, const TunnelPlacement& placement) {
-  const int32_t share = expert_count / placement.ranks;
-  const int32_t run = share * placement.redundancy;
-  const int32_t run_count = expert_count / run;
+// (experts/placement.h).
+std::vector<int32_t> DispatchOwners(int32_t expert_count,
+                                    const TunnelPlacement& placement,
+                                    int32_t rank) {
+  const int32_t set_ranks = placement.set_ranks();
+  const int32_t set_begin = rank / set_ranks * set_ranks;
   std::vector<int32_t> owners(expert_count);
   for (int32_t expert = 0; expert < expert_count; ++expert) {
-    owners[expert] = expert / run + expert % run / share * run_count;
+    owners[expert] = set_begin + expert / (expert_count / set_ranks);
   }
   return owners;
 }
 
-double CopiesPerToken(int32_t ranks, int32_t experts_per_token) {
-  return (ranks - 1) * (1 - std::pow(1 - 1.0 / ranks, experts_per_token));
+double CopiesPerToken(int32_t set_ranks, int32_t experts_per_token) {
+  return (set_ranks - 1) * (1 - std::pow(1 - 1.0 / set_ranks, experts_per_token));
 }
 
 double IdealRatio(const spec::ModelSpec& spec,
                   int64_t element_bytes,
-                  int32_t ranks,
+                  const TunnelPlacement& placement,
                   double flops_per_s,
                   double link_bytes_per_s,
                   double context_tokens) {
   const double bytes_per_token = 2.0 * static_cast<double>(element_bytes * spec.model_dim) *
-                                 CopiesPerToken(ranks, spec.experts_per_token);
+                                 CopiesPerToken(placement.set_ranks(), spec.experts_per_token);
   return 1 + bytes_per_token / link_bytes_per_s * flops_per_s /
                  spec::LayerFlopsPerToken(spec, context_tokens);
 }

@@ -33,6 +33,9 @@ absl::StatusOr<double> BytesPerFlop(const std::string& balance, int64_t element_
 struct TunnelPlacement {
   int32_t ranks = 2;
   int32_t redundancy = 1;  // copies of each expert; divides the ranks
+
+  // So many neighbouring ranks keep every expert once between them.
+  int32_t set_ranks() const { return ranks / redundancy; }
 };
 
 // Of a layer, on each rank.
@@ -42,20 +45,22 @@ double MissingBytes(const spec::ModelSpec& spec,
                     int64_t element_bytes,
                     const TunnelPlacement& placement);
 
-// [expert_count]: the rank that runs an expert under dispatch, of those that keep it; each rank
-// runs the same number. REQUIRES: ranks divide the experts.
-std::vector<int32_t> DispatchOwners(int32_t expert_count, const TunnelPlacement& placement);
+// [expert_count]: where `rank` sends tokens under dispatch: to the ranks of its own set, so that
+// copies save dispatch bytes as well. REQUIRES: ranks divide the experts.
+std::vector<int32_t> DispatchOwners(int32_t expert_count,
+                                    const TunnelPlacement& placement,
+                                    int32_t rank);
 
 // Ranks other than its own that a token travels to, its experts chosen evenly: every other rank
-// that holds at least one of them.
-double CopiesPerToken(int32_t ranks, int32_t experts_per_token);
+// of its set that holds at least one of them.
+double CopiesPerToken(int32_t set_ranks, int32_t experts_per_token);
 
 // What dispatch is expected to cost over gather at the same kernels' speed, when nobody waits for
 // stragglers and nothing is overlapped: 1 + bytes_per_token * (F / B) * u / flops_per_token, rows
 // there and back. `flops_per_s` is what a rank achieves, F * u.
 double IdealRatio(const spec::ModelSpec& spec,
                   int64_t element_bytes,
-                  int32_t ranks,
+                  const TunnelPlacement& placement,
                   double flops_per_s,
                   double link_bytes_per_s,
                   double context_tokens);

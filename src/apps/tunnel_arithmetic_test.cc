@@ -38,8 +38,11 @@ TEST(TunnelArithmeticTest, ExpectsTheRatioOfTheFormula) {
   const double flops_per_s = 0.8 * 2200e6;
   const double bytes = 4 * 2048 * CopiesPerToken(2, 8);
   const double expected = 1 + bytes / 1e6 * flops_per_s / spec::LayerFlopsPerToken(spec, 128);
-  EXPECT_DOUBLE_EQ(IdealRatio(spec, 2, 2, flops_per_s, 1e6, 128), expected);
+  EXPECT_DOUBLE_EQ(IdealRatio(spec, 2, {.ranks = 2}, flops_per_s, 1e6, 128), expected);
   EXPECT_NEAR(expected, 1.125, 0.005);
+  // Two copies on four ranks: dispatch within pairs.
+  EXPECT_DOUBLE_EQ(IdealRatio(spec, 2, {.ranks = 4, .redundancy = 2}, flops_per_s, 1e6, 128),
+                   expected);
 }
 
 // Both sides of either comparison grow with the model's width alone, but for attention's scores.
@@ -49,8 +52,8 @@ TEST(TunnelArithmeticTest, HalfTheModelDimKeepsSaturationAndRatio) {
         MissingBytes(spec, 2, {.ranks = 4}) / 1e8, 2.2e11, spec::LayerFlopsPerToken(spec, 128));
   };
   EXPECT_NEAR(saturation(Shape(1024)) / saturation(Shape(2048)), 1, 0.03);
-  const double half = IdealRatio(Shape(1024), 2, 4, 2.2e11, 1e8, 128);
-  const double whole = IdealRatio(Shape(2048), 2, 4, 2.2e11, 1e8, 128);
+  const double half = IdealRatio(Shape(1024), 2, {.ranks = 4}, 2.2e11, 1e8, 128);
+  const double whole = IdealRatio(Shape(2048), 2, {.ranks = 4}, 2.2e11, 1e8, 128);
   EXPECT_NEAR((half - 1) / (whole - 1), 1, 0.03);
 }
 
@@ -65,8 +68,8 @@ TEST(TunnelArithmeticTest, WiderElementsKeepSaturationRatioAndBalance) {
   EXPECT_DOUBLE_EQ(*BytesPerFlop("0.001", 4), 0.002);
   EXPECT_DOUBLE_EQ(MissingBytes(spec, 4, {.ranks = 4}) / link_of(4),
                    MissingBytes(spec, 2, {.ranks = 4}) / link_of(2));
-  EXPECT_DOUBLE_EQ(IdealRatio(spec, 4, 4, 0.8 * flops_per_s, link_of(4), 128),
-                   IdealRatio(spec, 2, 4, 0.8 * flops_per_s, link_of(2), 128));
+  EXPECT_DOUBLE_EQ(IdealRatio(spec, 4, {.ranks = 4}, 0.8 * flops_per_s, link_of(4), 128),
+                   IdealRatio(spec, 2, {.ranks = 4}, 0.8 * flops_per_s, link_of(2), 128));
   EXPECT_EQ(MemoryFor(spec, {.placement = {.ranks = 4}, .element_bytes = 4}).shared_bytes,
             2 * MemoryFor(spec, {.placement = {.ranks = 4}, .element_bytes = 2}).shared_bytes);
 }
@@ -87,31 +90,36 @@ TEST(TunnelArithmeticTest, DispatchesAsManyRowsAsGiveAnExpertEnough) {
   EXPECT_EQ(DispatchedRows(2, true), 2048);
 }
 
-TEST(TunnelArithmeticTest, DispatchesToRanksThatKeepTheExpertEvenly) {
-  std::vector<bool> layers = {true};
-  const experts::ExpertCatalog catalog = {
-      .layer_has_experts = layers, .expert_count = 128, .expert_bytes = 4096};
+// Three layers and windows of two slots: layers * kept + slots * (experts - kept).
+experts::Placement PlacementOf(const TunnelPlacement& tunnel, int32_t expert_count) {
+  constexpr size_t kExpertBytes = 4096;
+  const size_t kept = KeptExperts(expert_count, tunnel);
+  return *experts::Placement::Compute(
+      {.layer_has_experts = {true, true, true},
+       .expert_count = expert_count,
+       .expert_bytes = kExpertBytes},
+      std::vector<experts::HostBudget>(
+          tunnel.ranks, {.expert_memory_bytes = (2 * expert_count + kept) * kExpertBytes}),
+      /*window_slot_count=*/2,
+      tunnel.redundancy);
+}
+
+TEST(TunnelArithmeticTest, DispatchesWithinSetsOfRanksThatKeepAllExpertsEvenly) {
   for (const TunnelPlacement& tunnel : {TunnelPlacement{2, 1}, {4, 1}, {4, 2}, {8, 2}, {8, 4}}) {
-    const size_t kept = 128 / tunnel.ranks * tunnel.redundancy;
-    // Three layers and windows of two slots: 3 * kept + 2 * (128 - kept).
-    experts::ExpertCatalog three = catalog;
-    three.layer_has_experts = {true, true, true};
-    const auto placement =
-        experts::Placement::Compute(three,
-                                    std::vector<experts::HostBudget>(
-                                        tunnel.ranks, {.expert_memory_bytes = (256 + kept) * 4096}),
-                                    2,
-                                    tunnel.redundancy);
-    ASSERT_TRUE(placement.ok()) << placement.status();
-    std::vector<int32_t> experts_of(tunnel.ranks);
-    const std::vector<int32_t> owners = DispatchOwners(128, tunnel);
-    for (int32_t expert = 0; expert < 128; ++expert) {
-      EXPECT_TRUE(placement->Keeps(owners[expert], 0, expert)) << tunnel.ranks << ": " << expert;
-      ++experts_of[owners[expert]];
+    const experts::Placement placement = PlacementOf(tunnel, 128);
+    for (int32_t rank = 0; rank < tunnel.ranks; ++rank) {
+      std::vector<int32_t> experts_of(tunnel.ranks);
+      const std::vector<int32_t> owners = DispatchOwners(128, tunnel, rank);
+      for (int32_t expert = 0; expert < 128; ++expert) {
+        EXPECT_TRUE(placement.Keeps(owners[expert], 0, expert)) << tunnel.ranks << ": " << expert;
+        EXPECT_EQ(placement.Keeps(rank, 0, expert), owners[expert] == rank) << expert;
+        EXPECT_EQ(owners[expert] / tunnel.set_ranks(), rank / tunnel.set_ranks());
+        ++experts_of[owners[expert]];
+      }
+      EXPECT_EQ(experts_of[rank], 128 / tunnel.set_ranks());
     }
-    EXPECT_EQ(experts_of, std::vector<int32_t>(tunnel.ranks, 128 / tunnel.ranks));
     EXPECT_EQ(MissingBytes(Shape(), 2, tunnel),
-              static_cast<double>((128 - kept) * 2 * 3 * 2048 * 768));
+              static_cast<double>((128 - KeptExperts(128, tunnel)) * 2 * 3 * 2048 * 768));
   }
 }
 

@@ -228,7 +228,7 @@ class TunnelRank {
     return std::make_unique<model::DispatchedMoe>(
         spec.layer_is_moe,
         sharded_->expert_layout(),
-        DispatchOwners(spec.expert_count, options_.placement),
+        DispatchOwners(spec.expert_count, options_.placement, options_.host),
         [this](int32_t layer) { return std::span<const std::byte* const>(local_blobs_[layer]); },
         *exchange_,
         *kernels_,

@@ -216,7 +216,7 @@ json::object ReportCase(const TunnelSetting& setting,
       {"ideal_ratio",
        IdealRatio(setting.spec,
                   ElementBytes(setting),
-                  setting.placement.ranks,
+                  setting.placement,
                   achieved,
                   setting.link_bytes_per_s,
                   work.mean_context)}};

@@ -24,7 +24,8 @@ namespace zp::model {
 
 class DispatchPart {
  public:
-  // `owners`: [expert_count], the rank that runs each expert, the same at all ranks.
+  // `owners`: [expert_count], the rank to which rows for an expert go; this one for just those that
+  // it keeps.
   DispatchPart(const ops::ExpertLayout& layout,
                std::vector<int32_t> owners,
                bool keeps_rows,

@@ -49,7 +49,8 @@ class DispatchedMoe final : public MoeBlock {
   // The blobs of a layer's experts, [expert_count]; only this rank's are looked at.
   using LocalBlobs = std::function<std::span<const std::byte* const>(int32_t layer)>;
 
-  // `owners`: [expert_count], the rank that runs each expert, the same at all ranks.
+  // `owners`: [expert_count], the rank to which rows for an expert go; this one for just those that
+  // it keeps.
   DispatchedMoe(std::vector<bool> layer_is_moe,
                 const ops::ExpertLayout& layout,
                 const std::vector<int32_t>& owners,
