@@ -8,7 +8,7 @@
 // to begin again could go on for ever. So a work is computed at most twice.
 //
 // What is under way together has to fit into half of the cache. Beyond that a work waits for the
-// others, unless it is the first in line.
+// others, unless it is the first in a batch or due: held back, it would bar who came after it.
 //
 // Thread safety: none. Ownership: `held` must outlive this.
 #pragma once

@@ -1,6 +1,7 @@
 #include "scheduler/batch_queue.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/container/btree_map.h"
@@ -35,8 +36,7 @@ struct BatchQueue::State {
     std::vector<Entry*> entries;
     DistinctTokens distinct;
     double flops = 0;
-    int64_t step_count = 0;  // parts of works that run one part a pass
-    Place last_key;          // of all in it, the one that came last in the order
+    Place last_key;  // of all in it, the one that came last in the order
   };
 
   explicit State(const BatchQueueOptions& queue_options)
@@ -51,6 +51,7 @@ struct BatchQueue::State {
   void Fill(Filling& filling, uint64_t running_batch);
   void GoOn(Entry& entry);
   bool MayGoNow(const Entry& entry) const;
+  bool IsDue(const Entry& entry) const { return admitted_flops > entry.place.due; }
   int32_t TakeParts(Entry& entry, Filling& filling);
   bool MayStep(const Entry& entry, const Filling& filling) const;
   bool MustFormAnew() const;
@@ -72,7 +73,7 @@ struct BatchQueue::State {
   uint64_t next_batch = 1;
   uint64_t last_batch = 0;  // that was taken
   uint64_t sweep_cursor = 0;
-  int64_t stepping_count = 0;  // of entries that run one part a pass
+  int64_t new_ahead_count = 0;  // entries whose AheadState is_new
   std::optional<Filling> prepared;
   std::optional<Place> first_late;  // of those added since `prepared` was formed
   std::vector<DroppedWork> dropped;
@@ -85,7 +86,7 @@ void BatchQueue::State::Forget(Entry& entry) {
   }
   ahead.GiveRoomBack(entry);
   waiting_flops -= entry.remaining_flops;
-  stepping_count -= entry.ahead.takes_turns ? 1 : 0;
+  new_ahead_count -= entry.ahead.is_new ? 1 : 0;
   by_arrival.erase(entry.number);
   if (entry.work.deadline.has_value()) {
     by_deadline.erase({*entry.work.deadline, entry.number});
@@ -163,7 +164,6 @@ void BatchQueue::State::Fill(Filling& filling, uint64_t running_batch) {
       continue;
     }
     filling.entries.push_back(entry);
-    filling.step_count += entry->ahead.takes_turns ? 1 : 0;
     filling.last_key = filling.entries.size() == 1
                            ? candidates.last_key()
                            : std::max(filling.last_key, candidates.last_key());
@@ -197,8 +197,11 @@ int32_t BatchQueue::State::TakeParts(Entry& entry, Filling& filling) {
       room < options.max_batch_tokens / kLeastRoomShare) {
     return 0;
   }
-  const bool is_longest = !filling.entries.empty() && entry.remaining_flops > filling.flops;
-  const int32_t most_parts = entry.work.ahead_count > 0 ? 1 : INT32_MAX;
+  const bool is_ahead = entry.work.ahead_count > 0;
+  const int32_t most_parts = is_ahead ? 1 : INT32_MAX;
+  const double most_flops = is_ahead ? entry.part().flops : entry.remaining_flops;
+  const bool is_longest = !filling.entries.empty() && most_flops > filling.flops;
+  const bool must_go = filling.entries.empty() || IsDue(entry);
   int32_t part_count = 0;
   for (; entry.has_parts() && part_count < most_parts; ++entry.next_part, ++part_count) {
     const PartCost& part = entry.part();
@@ -213,8 +216,7 @@ int32_t BatchQueue::State::TakeParts(Entry& entry, Filling& filling) {
                                 filling.flops >= saturation_flops &&
                                 filling.flops + new_flops > kGathersPerPass * saturation_flops;
     if (exceeds_limit || (is_longest && lengthens_pass) ||
-        !ahead.SetRoomApart(
-            entry, /*is_shared=*/new_tokens == 0, /*must_go=*/filling.entries.empty())) {
+        !ahead.SetRoomApart(entry, /*is_shared=*/new_tokens == 0, must_go)) {
       break;
     }
     filling.distinct.Add(part.blocks);
@@ -224,17 +226,13 @@ int32_t BatchQueue::State::TakeParts(Entry& entry, Filling& filling) {
   return part_count;
 }
 
-// Works that run one part a pass take turns, or every pass would have a part of each: half of them
-// at once, so that no pass is long while they are few and none falls behind while they are many.
-// One whose turn is due goes, or it would bar who came after it, and so does a part that others in
-// the batch compute anyway.
+// A part that is computed ahead makes the pass longer for all in it, and saves a pass for which all
+// n works of its kind would wait: with p parts a pass that is p against n / p, least at sqrt(n). So
+// it joins a batch that costs no more than sqrt(n) such parts. One whose turn is due goes, or it
+// would bar who came after it.
 bool BatchQueue::State::MayStep(const Entry& entry, const Filling& filling) const {
-  if (!entry.ahead.takes_turns || admitted_flops > entry.place.due ||
-      filling.step_count < std::max<int64_t>(1, (stepping_count + 1) / 2)) {
-    return true;
-  }
-  const std::vector<TokenBlock>& blocks = entry.part().blocks;
-  return filling.distinct.CountNew(blocks) < CountTokens(blocks) / 2;
+  return !entry.ahead.is_new || IsDue(entry) ||
+         filling.flops <= std::sqrt(static_cast<double>(new_ahead_count)) * entry.part().flops;
 }
 
 void BatchQueue::State::Unprepare() {
@@ -312,10 +310,10 @@ void BatchQueue::Add(WaitingWork work) {
   }
   entry->work = std::move(work);
   state.ahead.GoOn(*entry);
-  entry->ahead.takes_turns = entry->next_part < entry->work.ahead_count;
+  entry->ahead.is_new = entry->next_part < entry->work.ahead_count;
   state.admitted_flops += entry->remaining_flops;
   state.waiting_flops += entry->remaining_flops;
-  state.stepping_count += entry->ahead.takes_turns ? 1 : 0;
+  state.new_ahead_count += entry->ahead.is_new ? 1 : 0;
   entry->admitted_flops = state.admitted_flops;
   entry->number = state.next_number++;
   state.by_arrival[entry->number] = entry.get();

@@ -20,11 +20,12 @@
 // prefix counts once; a single part that is larger runs alone). What does not fit is passed over
 // within the bound above. A work that is longer than all that is in the batch together does not
 // join it once the batch has reached T*, unless it stays within twice T* or a quarter of the limit:
-// the shorter ones would wait for it. Below T* they wait for the gather anyway. Of n works that run
-// one part a pass (n + 1) / 2 have one in it, more where parts are shared or their turn is due.
+// the shorter ones would wait for it. Below T* they wait for the gather anyway.
 //
-// Computing ahead. A work whose beginning is computed ahead goes on, at each of its turns, from
-// where the prefix cache has it (ahead_works.h), and c(r) with it.
+// Computing ahead. A work whose beginning is computed ahead has one part of it in a pass, and that
+// is what is long or short in a batch. While n of them wait, one joins a batch that costs at most
+// sqrt(n) such parts, or where its turn is due. At each of its turns a work goes on from where the
+// prefix cache has it (ahead_works.h), and c(r) with it.
 //
 // Cost: Add, Remove and each work taken cost O(log queue) and their own blocks.
 //
@@ -55,7 +56,7 @@ struct BatchQueueOptions {
   std::chrono::nanoseconds max_hold{0};
   // How many times its own cost a work may wait behind later ones. Small: first in, first out.
   // Large: shortest first, and more works of one prefix in a batch.
-  double ageing = 16;
+  double ageing = 32;
   // What the prefix cache holds; must outlive the queue. Null: all that was computed ahead.
   const HeldBlocks* held = nullptr;
   // Tokens that it holds at most.

@@ -119,18 +119,34 @@ constexpr int kLongEvery = 100;
 
 enum class LongOnes { kAmongThem, kLeftOut, kNone };
 
-// The 99th percentile of the short works' latency at `rate` works a second.
-double ShortP99(const Machine& machine, double rate, LongOnes long_ones) {
+// 99th percentiles of latencies.
+struct TailSeconds {
+  double of_short = 0;
+  double of_long = 0;
+};
+
+double P99(std::vector<double>& latencies) {
+  std::sort(latencies.begin(), latencies.end());
+  return latencies.empty() ? 0 : latencies[latencies.size() * 99 / 100];
+}
+
+// At `rate` works a second.
+TailSeconds MeasureTails(const Machine& machine, double rate, LongOnes long_ones) {
   std::mt19937 random(3);
   std::exponential_distribution<double> gap(rate);
   Rank rank(machine);
-  std::map<uint64_t, double> arrivals;  // of short ones
-  std::vector<double> latencies;
+  struct Arrival {
+    double seconds = 0;
+    bool is_long = false;
+  };
+  std::map<uint64_t, Arrival> arrivals;
+  std::vector<double> short_latencies;
+  std::vector<double> long_latencies;
   const auto on_answer = [&](uint64_t id, double seconds) {
-    if (const auto found = arrivals.find(id); found != arrivals.end()) {
-      latencies.push_back(seconds - found->second);
-      arrivals.erase(found);
-    }
+    const auto found = arrivals.find(id);
+    (found->second.is_long ? long_latencies : short_latencies)
+        .push_back(seconds - found->second.seconds);
+    arrivals.erase(found);
   };
   double now = 0;
   for (uint64_t id = 1; id <= 10'000; ++id) {
@@ -139,10 +155,8 @@ double ShortP99(const Machine& machine, double rate, LongOnes long_ones) {
       rank.RunPass(on_answer);
     }
     const bool is_long = random() % kLongEvery == 0 && long_ones != LongOnes::kNone;
-    if (!is_long) {
-      arrivals[id] = now;
-    }
     if (!is_long || long_ones == LongOnes::kAmongThem) {
+      arrivals[id] = {.seconds = now, .is_long = is_long};
       rank.Add(id, is_long ? kLongTokens : kShortTokens, now);
     }
   }
@@ -150,8 +164,7 @@ double ShortP99(const Machine& machine, double rate, LongOnes long_ones) {
     rank.RunPass(on_answer);
   }
   EXPECT_TRUE(arrivals.empty());
-  std::sort(latencies.begin(), latencies.end());
-  return latencies[latencies.size() * 99 / 100];
+  return {.of_short = P99(short_latencies), .of_long = P99(long_latencies)};
 }
 
 // Works a second at 80 % of what full passes achieve of works that have `tokens` on average.
@@ -160,13 +173,13 @@ double RateAt80Percent(const Machine& machine, double tokens, double flops) {
   return 0.8 * works_per_pass / machine.PassSeconds(flops * works_per_pass);
 }
 
-struct ShortLatency {
-  double with_long = 0;
+struct MixedLatency {
+  TailSeconds with_long;
   double left_out = 0;    // the same short ones, and less load
   double short_only = 0;  // the same load, and all of it short
 };
 
-ShortLatency MeasureShort(const Machine& machine) {
+MixedLatency MeasureMixed(const Machine& machine) {
   constexpr double kLongShare = 1.0 / kLongEvery;
   const double short_flops = FlopsOfTokens(kShortTokens);
   const double rate =
@@ -174,16 +187,19 @@ ShortLatency MeasureShort(const Machine& machine) {
                       kLongShare * kLongTokens + (1 - kLongShare) * kShortTokens,
                       kLongShare * FlopsOfTokens(kLongTokens) + (1 - kLongShare) * short_flops);
   const double short_rate = RateAt80Percent(machine, kShortTokens, short_flops);
-  return {.with_long = ShortP99(machine, rate, LongOnes::kAmongThem),
-          .left_out = ShortP99(machine, rate, LongOnes::kLeftOut),
-          .short_only = ShortP99(machine, short_rate, LongOnes::kNone)};
+  return {.with_long = MeasureTails(machine, rate, LongOnes::kAmongThem),
+          .left_out = MeasureTails(machine, rate, LongOnes::kLeftOut).of_short,
+          .short_only = MeasureTails(machine, short_rate, LongOnes::kNone).of_short};
 }
 
-void Record(const std::string& name, const ShortLatency& latency) {
+void Record(const std::string& name, const MixedLatency& latency) {
   const auto milliseconds = [](double seconds) { return std::to_string(1e3 * seconds); };
-  ::testing::Test::RecordProperty(name + "_with_long_p99_ms", milliseconds(latency.with_long));
+  ::testing::Test::RecordProperty(name + "_with_long_p99_ms",
+                                  milliseconds(latency.with_long.of_short));
   ::testing::Test::RecordProperty(name + "_left_out_p99_ms", milliseconds(latency.left_out));
   ::testing::Test::RecordProperty(name + "_short_only_p99_ms", milliseconds(latency.short_only));
+  ::testing::Test::RecordProperty(name + "_of_long_p99_ms",
+                                  milliseconds(latency.with_long.of_long));
 }
 
 TEST(LongAmongShort, KeepTheShortOnesFastWhereBanksAreGathered) {
@@ -191,23 +207,29 @@ TEST(LongAmongShort, KeepTheShortOnesFastWhereBanksAreGathered) {
   Machine machine = {.gather_seconds = FlopsOfTokens(kShortTokens) * 32 / kFlopsPerSecond};
   machine.limits.ahead_tokens = 8192;
   machine.limits.max_held_tokens = 1'000'000;
-  const ShortLatency latency = MeasureShort(machine);
+  const MixedLatency latency = MeasureMixed(machine);
   Record("gathered", latency);
-  EXPECT_LE(latency.with_long, 3 * latency.left_out);
+  EXPECT_LE(latency.with_long.of_short, 3 * latency.left_out);
 }
 
-TEST(LongAmongShort, KeepTheShortOnesFastWhereAllIsInMemory) {
-  Machine machine = {.overhead_seconds = FlopsOfTokens(512) / kFlopsPerSecond};
+// By what a pass costs beside its own tokens, in tokens.
+class LongAmongShortInMemory : public ::testing::TestWithParam<int> {};
+
+TEST_P(LongAmongShortInMemory, KeepTheShortOnesFast) {
+  Machine machine = {.overhead_seconds = FlopsOfTokens(GetParam()) / kFlopsPerSecond};
   machine.limits.ahead_tokens = SchedulerOptions{}.ahead_tokens;
   machine.limits.max_held_tokens = 1'000'000;
-  const ShortLatency latency = MeasureShort(machine);
+  const MixedLatency latency = MeasureMixed(machine);
   Record("in_memory", latency);
   machine.limits.ahead_tokens = 0;
-  const ShortLatency uncut = MeasureShort(machine);
+  const MixedLatency uncut = MeasureMixed(machine);
   Record("uncut", uncut);
-  EXPECT_LE(latency.with_long, 3 * latency.short_only);
-  EXPECT_LE(latency.with_long, 0.3 * uncut.with_long);
+  EXPECT_LE(latency.with_long.of_short, 3 * latency.left_out);
+  EXPECT_LE(latency.with_long.of_short, latency.short_only);
+  EXPECT_LE(latency.with_long.of_short, 0.3 * uncut.with_long.of_short);
 }
+
+INSTANTIATE_TEST_SUITE_P(Overheads, LongAmongShortInMemory, ::testing::Values(128, 256, 512));
 
 TEST(Overload, KeepsItsSpeedAndSaysRightlyWhenToComeAgain) {
   const Machine machine = {.overhead_seconds = FlopsOfTokens(512) / kFlopsPerSecond};

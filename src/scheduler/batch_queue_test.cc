@@ -259,7 +259,7 @@ TEST(BatchQueue, TakesOnePartAPassWhereEachNeedsTheOneBefore) {
   queue.Add(MakeWork(2, 1));
   EXPECT_THAT(TakeIds(queue), ElementsAre(2, 1));
   queue.Prepare(kStart);
-  queue.Add(MakeWork(3, 3));
+  queue.Add(MakeWork(3, 2));
   EXPECT_THAT(TakeIds(queue), UnorderedElementsAre(1, 3));
   const Batch third = queue.Take(kStart);
   ASSERT_EQ(third.works.size(), 1u);
@@ -267,7 +267,7 @@ TEST(BatchQueue, TakesOnePartAPassWhereEachNeedsTheOneBefore) {
   EXPECT_TRUE(third.works[0].is_last);
 }
 
-// A pass has a part of one, or of half of them where they are many; none is held up for ever.
+// A batch takes their parts while it costs at most sqrt(n) of them; none is held up for ever.
 TEST(BatchQueue, WorksOfOnePartAPassTakeTurns) {
   BatchQueue queue({.max_batch_tokens = 1600});
   for (uint64_t id = 1; id <= 4; ++id) {
@@ -277,12 +277,35 @@ TEST(BatchQueue, WorksOfOnePartAPassTakeTurns) {
   }
   queue.Add(MakeWork(5, 1));
   EXPECT_THAT(TakeIds(queue), ElementsAre(5, 1, 2));
-  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 2));
-  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 2));
-  for (int pass = 0; pass < 3; ++pass) {
-    EXPECT_THAT(TakeIds(queue), ElementsAre(3)) << pass;
-  }
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 2, 3));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 2, 3));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(3, 4));
   EXPECT_THAT(TakeIds(queue), ElementsAre(4));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(4));
+}
+
+TEST(BatchQueue, APartComputedAheadDoesNotLengthenAPassThatIsLongWithoutIt) {
+  BatchQueue queue({.max_batch_tokens = 1600});
+  WaitingWork work = MakeParts(1, 3, 4);
+  work.ahead_count = std::ssize(work.parts) - 1;
+  queue.Add(std::move(work));
+  for (uint64_t id = 2; id <= 6; ++id) {
+    queue.Add(MakeWork(id, 1));
+  }
+  EXPECT_THAT(TakeIds(queue), ElementsAre(2, 3, 4, 5, 6));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1));
+}
+
+// Each is a long work, and what it adds to a pass is not: together they may fill it.
+TEST(BatchQueue, ManyPartsComputedAheadFillAPass) {
+  BatchQueue queue({.max_batch_tokens = 640, .ageing = 0});
+  for (uint64_t id = 1; id <= 10; ++id) {
+    WaitingWork work = MakeParts(id, 4, 4);
+    work.ahead_count = std::ssize(work.parts) - 1;
+    queue.Add(std::move(work));
+  }
+  queue.Add(MakeWork(11, 1));  // so all others are due
+  EXPECT_EQ(queue.Take(kStart).distinct_tokens, 640);
 }
 
 // Theirs are computed once, so they go together.
@@ -300,13 +323,13 @@ TEST(BatchQueue, WorksOfOneBeginningTakeItsPartsTogether) {
 // Whose turn is due goes: to pass it over would bar all that came after it.
 TEST(BatchQueue, AWorkOfOnePartAPassThatIsDueDoesNotWaitForItsTurn) {
   BatchQueue queue({.max_batch_tokens = 1600, .ageing = 1});
-  for (uint64_t id = 1; id <= 2; ++id) {
+  for (uint64_t id = 1; id <= 4; ++id) {
     WaitingWork work = MakeParts(id, 2, 2);
     work.ahead_count = std::ssize(work.parts) - 1;
     queue.Add(std::move(work));
   }
-  queue.Add(MakeWork(3, 6));
-  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 2, 3));
+  queue.Add(MakeWork(5, 6));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 2, 3, 4, 5));
 }
 
 // Works whose beginning is computed ahead: three parts of two blocks and the answer.
@@ -394,8 +417,9 @@ TEST_F(BatchQueueAhead, NoMoreGoAheadAtOnceThanTheCacheHolds) {
   }
   EXPECT_THAT(TakeIds(queue_), ElementsAre(1, 2));  // it is the turn of three of 96 tokens each
   Keep(first, 2);
-  // The answer of work 1; all of work 2, which so needs no room any more: work 3 has it.
-  EXPECT_THAT(TakeIds(queue_), UnorderedElementsAre(1, 2, 3));
+  // The answer of work 1; all of work 2, which so needs no room any more: others have it.
+  EXPECT_THAT(TakeIds(queue_), UnorderedElementsAre(1, 2));
+  EXPECT_THAT(TakeIds(queue_), ElementsAre(3, 4));
 }
 
 // What they share is computed once and needs room once; what follows it is not.
@@ -410,6 +434,16 @@ TEST_F(BatchQueueAhead, WhoBeganWithAnothersPartNeedsRoomForItsOwn) {
   EXPECT_EQ(queue_.Take(kStart).works.size(), 10u);
   Keep(first, 0);
   EXPECT_THAT(TakeIds(queue_), ElementsAre(1, 2));  // three times 96 tokens are too many
+}
+
+// To hold it back would bar all that came after it, until others have answers.
+TEST_F(BatchQueueAhead, WhoseTurnIsDueNeedsNoRoom) {
+  BatchQueue queue({.ageing = 0, .held = &held_, .max_held_tokens = 400});
+  for (uint64_t id = 1; id <= 3; ++id) {
+    queue.Add(Work(id));
+  }
+  queue.Add(MakeWork(4, 1));
+  EXPECT_THAT(TakeIds(queue), ElementsAre(1, 2, 3, 4));
 }
 
 TEST_F(BatchQueueAhead, WhoIsFirstInLineNeedsNoRoom) {

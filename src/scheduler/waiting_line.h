@@ -37,10 +37,10 @@ struct Place {
 
 // Of a work whose beginning is computed ahead, see AheadWorks.
 struct AheadState {
-  bool takes_turns = false;  // its beginning was not held when it came: see MayStep
-  int32_t last_part = -1;    // of those computed ahead, the last that a pass took
-  uint64_t last_batch = 0;   // that took it
-  int64_t room_tokens = 0;   // of the cache, set apart for it
+  bool is_new = false;      // its beginning was not held when it came: see MayStep
+  int32_t last_part = -1;   // of those computed ahead, the last that a pass took
+  uint64_t last_batch = 0;  // that took it
+  int64_t room_tokens = 0;  // of the cache, set apart for it
   // What was lost of it goes with its last part, from this part on; -1: nothing was.
   int32_t rest_begin = -1;
 };
