@@ -100,7 +100,7 @@ class FakeWorkSink : public protocol::WorkSink {
     const std::lock_guard lock(mutex_);
     const bool is_of_the_sink =
         absl::IsResourceExhausted(refusal_) || absl::IsUnavailable(refusal_);
-    return is_of_the_sink ? refusal_ : absl::OkStatus();
+    return is_of_the_sink && tells_early_ ? refusal_ : absl::OkStatus();
   }
 
   void SetHeld(bool is_held) {
@@ -108,9 +108,11 @@ class FakeWorkSink : public protocol::WorkSink {
     is_held_ = is_held;
     changed_.notify_all();
   }
-  void RefuseWith(absl::Status refusal) {
+  // `tells_early`: asked for room, too, and not only when a work comes.
+  void RefuseWith(absl::Status refusal, bool tells_early = true) {
     const std::lock_guard lock(mutex_);
     refusal_ = std::move(refusal);
+    tells_early_ = tells_early;
   }
   void WaitForSubmits(int count) {
     std::unique_lock lock(mutex_);
@@ -215,6 +217,7 @@ class FakeWorkSink : public protocol::WorkSink {
   std::condition_variable changed_;
   std::deque<Entry> queue_;
   absl::Status refusal_;
+  bool tells_early_ = true;
   int submit_count_ = 0;
   std::string cache_salt_;
   int64_t priority_ = 0;

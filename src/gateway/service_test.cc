@@ -62,13 +62,16 @@ TEST(Service, BodiesThatAreNoObjectAreRefused) {
 TEST(Service, TheSinksRefusalBecomesItsHttpStatus) {
   TestService test;
   const std::string body = R"({"input":"x","labels":["A"]})";
-  test.sink.RefuseWith(absl::ResourceExhaustedError("the queue is full"));
-  const Answer full = test.Post("/v1/classify", body);
-  EXPECT_EQ(full.status(), 429);
-  EXPECT_EQ(HeaderOf(full.response, "Retry-After"), "1");
-  EXPECT_EQ(full.body.at("error").at("type").as_string(), "rate_limit_error");
-  test.sink.RefuseWith(absl::UnavailableError("shutting down"));
-  EXPECT_EQ(test.Post("/v1/classify", body).status(), 503);
+  for (const bool tells_early : {true, false}) {
+    test.sink.RefuseWith(absl::ResourceExhaustedError("the queue is full"), tells_early);
+    const Answer full = test.Post("/v1/classify", body);
+    EXPECT_EQ(full.status(), 429);
+    EXPECT_EQ(HeaderOf(full.response, "Retry-After"), "1");
+    EXPECT_EQ(full.body.at("error").at("type").as_string(), "rate_limit_error");
+    test.sink.RefuseWith(absl::UnavailableError("shutting down"), tells_early);
+    EXPECT_EQ(test.Post("/v1/classify", body).status(), 503);
+  }
+  EXPECT_EQ(test.sink.submit_count(), 2);
   test.sink.RefuseWith(absl::InvalidArgumentError("too long"));
   EXPECT_EQ(test.Post("/v1/classify", body).status(), 400);
 }

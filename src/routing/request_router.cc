@@ -114,6 +114,7 @@ void RequestRouter::OnReport(RankId rank,
     index_.Apply(found->second, report.cache);
     seats_[found->second].pass_begin = now;
     seats_[found->second].waiting_flops = 0;
+    seats_[found->second].pass_begin_flops = ledger_.outstanding(found->second).flops;
     last_pass_end_ = now;
   }
 }
@@ -122,10 +123,14 @@ WorkProfile RequestRouter::Profile(const protocol::Work& work) const {
   return ProfileOf(spec_, hasher_, work);
 }
 
-// A work without sequences costs nothing anywhere, and no work less.
+// A work without sequences costs nothing anywhere, and no work less. Who asks moves bytes for all
+// clients, so he waits for nobody.
 absl::Status RequestRouter::CheckRoom(std::optional<std::chrono::steady_clock::time_point> deadline,
                                       std::chrono::steady_clock::time_point now) {
-  const std::lock_guard lock(mutex_);
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock) {
+    return absl::OkStatus();
+  }
   WatchRanks(now);
   LookAtRanks(WorkProfile(), /*excluded=*/{}, now);
   return views_.empty() ? NoRank() : Admit(options_.admission, views_, now, deadline);
@@ -180,10 +185,11 @@ void RequestRouter::LookAtRanks(const WorkProfile& work,
                                 std::chrono::steady_clock::time_point now) {
   held_.Look(index_, price_, work, static_cast<int32_t>(seats_.size()));
   views_.clear();
+  bool is_other_well = false;  // excluded or not: who is full has no room, and is well
   for (RankSlot slot = 0; slot < std::ssize(seats_); ++slot) {
     const Seat& seat = seats_[slot];
     const RankId rank = seat.rank;
-    if (!seat.is_taken || std::ranges::find(excluded, rank) != excluded.end()) {
+    if (!seat.is_taken) {
       continue;
     }
     views_.push_back(
@@ -192,6 +198,7 @@ void RequestRouter::LookAtRanks(const WorkProfile& work,
          .outstanding = ledger_.outstanding(slot),
          .waiting_flops = seat.waiting_flops,
          .pass_elapsed_s = std::chrono::duration<double>(now - seat.pass_begin).count(),
+         .pass_begin_flops = seat.pass_begin_flops,
          .busy_share = seat.busy_share,
          .saturation_flops = saturation_.saturation_flops(slot),
          .flops_per_s = saturation_.flops_per_s(slot),
@@ -199,9 +206,13 @@ void RequestRouter::LookAtRanks(const WorkProfile& work,
          .held_tokens = held_.tokens(slot),
          .cost_flops = std::max(0.0, work.flops - held_.flops(slot)),
          .tie_break = TieBreak(work.affinity, rank)});
+    is_other_well |= !IsOverdue(views_.back());
+    if (std::ranges::find(excluded, rank) != excluded.end()) {
+      views_.pop_back();
+    }
   }
-  // Where all are, one is as good as the other.
-  if (!std::ranges::all_of(views_, IsOverdue)) {
+  // Where all are overdue, one is as good as the other.
+  if (is_other_well) {
     std::erase_if(views_, IsOverdue);
   }
 }
@@ -214,6 +225,7 @@ Placement RequestRouter::Place(const WorkProfile& work,
   if (rank.outstanding.requests == 0) {
     seat.pass_begin = now;  // with this work
     seat.waiting_flops = 0;
+    seat.pass_begin_flops = rank.cost_flops;
     saturation_.Believe(rank.slot);  // one work is enough to measure it anew
   } else {
     seat.waiting_flops += rank.cost_flops;

@@ -112,7 +112,8 @@ class RequestRouter {
   // REQUIRES: as protocol::CostOf.
   WorkProfile Profile(const protocol::Work& work) const;
 
-  // Whether Decide would refuse a work that came now, however little it cost.
+  // Whether Decide would refuse a work that came now, however little it cost. OK where that cannot
+  // be said without waiting.
   absl::Status CheckRoom(std::optional<std::chrono::steady_clock::time_point> deadline,
                          std::chrono::steady_clock::time_point now);
 
@@ -135,7 +136,8 @@ class RequestRouter {
     // The pass that runs there: when it began, and what has come since, which is not in it.
     std::chrono::steady_clock::time_point pass_begin = {};
     double waiting_flops = 0;
-    double busy_share = 0;  // of the last seconds it had work; a rank that is new had none
+    double pass_begin_flops = 0;  // outstanding then
+    double busy_share = 0;        // of the last seconds it had work; a rank that is new had none
     std::optional<std::chrono::steady_clock::time_point> watched = {};  // when that was looked at
   };
 

@@ -189,13 +189,36 @@ TEST_F(RequestRouterTest, ARankWhosePassDoesNotEndGetsNoMoreWorks) {
   const RankId hung = placements.front().rank();
   const RankId other = 1 - hung;
   for (int i = 0; i < 10; ++i) {  // the other has more to do
-    placements.push_back(place(router->Profile(RandomWork(random)), 12, {&hung, 1}));
+    placements.push_back(place(router->Profile(RandomWork(random)), 32, {&hung, 1}));
   }
-  EXPECT_EQ(decide(13).rank(), hung) << "it may be slow for once";
-  EXPECT_EQ(decide(15).rank(), other);
-  EXPECT_EQ(place(work, 15, {&other, 1}).rank(), hung) << "there is no other";
-  router->OnReport(hung, report, kNow + seconds(16));  // its pass ended after all
-  EXPECT_EQ(decide(16).rank(), hung);
+  EXPECT_EQ(decide(33).rank(), hung) << "it may be slow for once";
+  EXPECT_EQ(decide(35).rank(), other);
+  EXPECT_EQ(router->Decide(work, kNow + seconds(35), {.excluded = {&other, 1}}).status().code(),
+            absl::StatusCode::kUnavailable)
+      << "that the other is full makes this one no better";
+  router->OnReport(hung, report, kNow + seconds(36));  // its pass ended after all
+  EXPECT_EQ(decide(36).rank(), hung);
+  placements.clear();
+  placements.push_back(place(work, 40, {&other, 1}));
+  router->RemoveRank(other);
+  EXPECT_EQ(decide(80).rank(), hung) << "there is no other";
+}
+
+// What came while it ran and left again says nothing of what is in the pass.
+TEST_F(RequestRouterTest, ARankInALongPassIsNotOverdueForWorksThatWereCancelled) {
+  const auto router = MakeRouter("flops", 2);
+  std::mt19937 random(1);
+  const WorkProfile work = router->Profile(RandomWork(random));
+  const RankId other = 1;
+  const auto place = [&](int second) {
+    return *router->Decide(work, kNow + seconds(second), {.excluded = {&other, 1}});
+  };
+  router->OnReport(0, {.flops_per_s = work.flops / 30}, kNow);  // half a minute a work
+  const Placement runs = place(0);
+  for (int i = 0; i < 3; ++i) {
+    place(1).Release();
+  }
+  EXPECT_EQ(place(100).rank(), 0);
 }
 
 TEST_F(RequestRouterTest, WhatWasExpectedIsForgottenWithItsWork) {

@@ -86,17 +86,13 @@ double PassSeconds(const RankView& rank, double flops) {
   return is_speed_known ? std::max(flops, rank.saturation_flops) / SpeedOf(rank) : flops;
 }
 
-// What was there when the running pass began; it may have taken only a part.
-double RunningFlops(const RankView& rank) {
-  return rank.outstanding.flops - std::min(rank.waiting_flops, rank.outstanding.flops);
-}
-
 // Until the pass ends that has this work in it: the next one, with all that waits.
 double SecondsToAnswer(const RankView& rank) {
   const double waiting_flops = std::min(rank.waiting_flops, rank.outstanding.flops);
   double rest_s = 0;
   if (rank.outstanding.requests > 0) {
-    rest_s = std::max(0.0, PassSeconds(rank, RunningFlops(rank)) - rank.pass_elapsed_s);
+    const double pass_s = PassSeconds(rank, rank.outstanding.flops - waiting_flops);
+    rest_s = std::max(0.0, pass_s - rank.pass_elapsed_s);
   }
   return rest_s + PassSeconds(rank, waiting_flops + rank.cost_flops);
 }
@@ -133,10 +129,13 @@ Choice Full(const PolicyOptions& options, const WorkView&, Ranks ranks) {
 }  // namespace
 
 bool IsOverdue(const RankView& rank) {
-  constexpr double kPatience = 4;          // times as long: speeds are averages, and drift
-  constexpr double kPatienceSeconds = 10;  // short passes wait for a core, or for a link
+  constexpr double kPatience = 4;  // times as long: speeds are averages, and drift
+  // Short passes wait for a core or for a link, and works that others brought to the rank, or whose
+  // prefix did not come after all, are not in what was thought.
+  constexpr double kPatienceSeconds = 30;
   return rank.outstanding.requests > 0 && rank.compute_flops_per_s > 0 &&
-         rank.pass_elapsed_s > kPatienceSeconds + kPatience * PassSeconds(rank, RunningFlops(rank));
+         rank.pass_elapsed_s >
+             kPatienceSeconds + kPatience * PassSeconds(rank, rank.pass_begin_flops);
 }
 
 std::string_view NameOf(Reason reason) {

@@ -25,6 +25,7 @@ struct RankView {
   // Of the outstanding, what its running pass does not have in it, and how long that runs already.
   double waiting_flops = 0;
   double pass_elapsed_s = 0;
+  double pass_begin_flops = 0;  // outstanding when that pass began: it has no more in it
   double busy_share = 1;        // of the last seconds it had work
   double saturation_flops = 0;  // T*, what a pass computes while it gathers; 0: nothing is gathered
   double flops_per_s = 0;       // while passes run; 0: not known
@@ -37,9 +38,9 @@ struct RankView {
   double total_flops() const { return outstanding.flops + cost_flops; }
 };
 
-// Whether the rank's pass runs so much longer than all that can be in it takes that nobody knows
-// when it ends: the rank hangs, or it is far slower than it was. Its host may look well all the
-// while.
+// Whether the rank's pass runs so much longer than all that was there when it began takes that
+// nobody knows when it ends: the rank hangs, or it is far slower than it was. Its host may look
+// well all the while.
 bool IsOverdue(const RankView& rank);
 
 struct WorkView {

@@ -12,6 +12,7 @@
 #include "base/logging.h"
 #include "base/metrics.h"
 #include "fmt/format.h"
+#include "protocol/full_queue.h"
 
 namespace zp::routing {
 namespace {
@@ -202,20 +203,26 @@ absl::Status WorkRouter::State::CheckRoom(
   return status;
 }
 
-// OK where some rank has room.
+// OK where some rank has room, or where that cannot be said without waiting; else what the rank
+// says that will have drained first.
 absl::Status WorkRouter::State::CheckQueues(
     std::optional<std::chrono::steady_clock::time_point> deadline) {
-  absl::Status refusal;
-  const std::lock_guard lock(mutex_);
+  absl::Status soonest;
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock) {
+    return absl::OkStatus();
+  }
   for (const auto& [rank, seat] : seats_) {
     const absl::Status status =
         seat.sink == nullptr ? absl::OkStatus() : seat.sink->CheckRoom(deadline);
     if (!absl::IsResourceExhausted(status)) {
       return absl::OkStatus();
     }
-    refusal = status;
+    if (soonest.ok() || protocol::RetrySecondsOf(status) < protocol::RetrySecondsOf(soonest)) {
+      soonest = status;
+    }
   }
-  return refusal;
+  return soonest;
 }
 
 // To the rank that is chosen, or to a second one where that refuses.

@@ -282,14 +282,16 @@ class GrpcRemoteHost final : public RemoteHost {
                       welcome.rank_count(),
                       cluster::kMaxRankCount));
     }
-    if (welcome.max_held_blocks() > kMaxHeldBlocks) {
+    const uint64_t max_held_blocks =
+        welcome.has_max_held_blocks() ? welcome.max_held_blocks() : kMaxHeldBlocks;
+    if (max_held_blocks > kMaxHeldBlocks) {
       return absl::UnavailableError(
           fmt::format("the worker's welcome: max_held_blocks is {}, the limit is {}",
-                      welcome.max_held_blocks(),
+                      max_held_blocks,
                       kMaxHeldBlocks));
     }
     rank_count_ = static_cast<int32_t>(welcome.rank_count());
-    held_blocks_.assign(rank_count_, HeldBlockCount(welcome.max_held_blocks()));
+    held_blocks_.assign(rank_count_, HeldBlockCount(max_held_blocks));
     flights_.Open(rank_count_);
     is_up_ = true;
     events_.on_up(options_.host, rank_count_);
