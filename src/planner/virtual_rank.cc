@@ -117,6 +117,7 @@ std::optional<double> VirtualRank::StartPass(scheduler::TimePoint now) {
   }
   pass->sequence_count = sequences.size();
   if (cache_ != nullptr) {
+    cache_->Await(pass->batch.awaited);
     pass->cached = cache_->Begin(sequences);
   }
   AddCosts(*pass);

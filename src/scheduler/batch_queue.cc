@@ -1,6 +1,7 @@
 #include "scheduler/batch_queue.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/container/btree_map.h"
@@ -44,6 +45,7 @@ struct BatchQueue::State {
         line(queue_options.ageing),
         ahead(queue_options.held, queue_options.max_held_tokens) {}
 
+  void AppendBlocks(const Entry& entry, std::vector<protocol::BlockHash>& names) const;
   void Forget(Entry& entry);
   void Drop(Entry& entry, DropReason reason);
   void DropExpired(TimePoint now);
@@ -76,13 +78,32 @@ struct BatchQueue::State {
   std::optional<Filling> prepared;
   std::optional<Place> first_late;  // of those added since `prepared` was formed
   std::vector<DroppedWork> dropped;
+  protocol::AwaitedChanges awaited;  // since the last batch
 };
+
+// The entry's blocks, each as often as its parts had it when it came: what goes with the last part
+// after all is in two of them.
+void BatchQueue::State::AppendBlocks(const Entry& entry,
+                                     std::vector<protocol::BlockHash>& names) const {
+  if (options.max_held_tokens == 0) {
+    return;
+  }
+  const int32_t ahead_count = entry.work.ahead_count;
+  const int32_t rest_begin = entry.ahead.rest_begin >= 0 ? entry.ahead.rest_begin : ahead_count;
+  for (int32_t part = 0; part < std::ssize(entry.work.parts); ++part) {
+    if (part < rest_begin || part >= ahead_count) {
+      std::ranges::transform(
+          entry.work.parts[part].blocks, std::back_inserter(names), &TokenBlock::name);
+    }
+  }
+}
 
 // Of an entry that is in no prepared batch.
 void BatchQueue::State::Forget(Entry& entry) {
   if (entry.has_parts()) {
     line.Leave(entry);
   }
+  AppendBlocks(entry, awaited.ended);
   ahead.GiveRoomBack(entry);
   waiting_flops -= entry.remaining_flops;
   stepping_count -= entry.ahead.takes_turns ? 1 : 0;
@@ -311,6 +332,7 @@ void BatchQueue::Add(WaitingWork work) {
     entry->remaining_flops += part.flops;
   }
   entry->work = std::move(work);
+  state.AppendBlocks(*entry, state.awaited.begun);
   state.ahead.GoOn(*entry);
   entry->ahead.takes_turns = entry->next_part < entry->work.ahead_count;
   state.admitted_flops += entry->remaining_flops;
@@ -422,6 +444,9 @@ Batch BatchQueue::Take(TimePoint now) {
   state.first_late.reset();
   Batch batch = state.Finish(filling);
   state.SweepCancelled(kLeastSweep + 2 * batch.works.size());
+  if (!batch.works.empty()) {  // else nobody would hear it
+    batch.awaited = std::exchange(state.awaited, {});
+  }
   return batch;
 }
 

@@ -199,8 +199,10 @@ void Scheduler::WaitFor(std::unique_lock<std::mutex>& lock,
 }
 
 Scheduler::Pass Scheduler::TakePass(Clock::time_point now) {
-  const Batch batch = queue_.Take(now);
-  Pass pass = {.distinct_tokens = batch.distinct_tokens, .asked_flops = batch.asked_flops};
+  Batch batch = queue_.Take(now);
+  Pass pass = {.distinct_tokens = batch.distinct_tokens,
+               .asked_flops = batch.asked_flops,
+               .awaited = std::move(batch.awaited)};
   pass.works.reserve(batch.works.size());
   for (const TakenWork& taken : batch.works) {
     pass.works.push_back(TakeWork(taken, now));
@@ -233,6 +235,7 @@ void Scheduler::Run(Pass& pass) {
     works.push_back(&running.piece.work);
   }
   const Clock::time_point start = Clock::now();
+  engine_.Await(pass.awaited);
   engine::BatchResult result = engine_.Run(works);
   const Clock::time_point end = Clock::now();
   pass.seconds = Seconds(end - start);
