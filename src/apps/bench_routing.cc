@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -17,6 +18,7 @@
 #include "base/units.h"
 #include "boost/json.hpp"
 #include "fmt/format.h"
+#include "planner/rank_model.h"
 #include "planner/trace.h"
 #include "planner/virtual_cluster.h"
 #include "routing/routing_policy.h"
@@ -68,6 +70,22 @@ double MedianOf(const std::vector<planner::ReplayResult>& rounds,
   return Median(numbers);
 }
 
+// Clients of one rank: so many requests as have twice T* of tokens in them that no request before
+// them had, so that a pass of T* waits while one runs. No more than a quarter of the trace: each
+// client is to come again.
+int32_t SaturatingClients(const planner::Trace& trace,
+                          const planner::RankModel& rank,
+                          int32_t rank_count) {
+  constexpr double kLeastClients = 64;
+  constexpr double kLeastTurns = 4;
+  const auto requests = static_cast<double>(trace.requests.size());
+  const double new_tokens =
+      (1 - planner::IdealHitRate(trace)) * static_cast<double>(trace.token_count());
+  const double clients = 2 * rank.saturation_tokens() / (new_tokens / requests);
+  const double most_clients = std::max(kLeastClients, requests / rank_count / kLeastTurns);
+  return static_cast<int32_t>(std::ceil(std::clamp(clients, kLeastClients, most_clients)));
+}
+
 double Throughput(const PolicyRuns& runs) {
   return MedianOf(runs.saturated, [](const auto& result) { return result.tokens_per_s(); });
 }
@@ -107,15 +125,15 @@ class RoutingBench {
   }
 
   absl::Status SetUpVirtual() {
-    ZP_ASSIGN_OR_RETURN(planner::MachineModel machine, planner::FindMachine(options_.machine));
-    ZP_ASSIGN_OR_RETURN(machine.cache_bytes, CacheBytes(machine.cache_bytes));
+    ZP_ASSIGN_OR_RETURN(machine_, planner::FindMachine(options_.machine));
+    ZP_ASSIGN_OR_RETURN(machine_.cache_bytes, CacheBytes(machine_.cache_bytes));
     planner::VirtualClusterOptions cluster = {.ranks = options_.ranks};
-    cluster.rank.cache_bytes = machine.cache_bytes;
+    cluster.rank.cache_bytes = machine_.cache_bytes;
     cluster.rank.queue.max_batch_tokens =
         options_.max_batch_tokens > 0 ? options_.max_batch_tokens : 32'768;
     cluster.rank.queue.max_hold = std::chrono::milliseconds(options_.max_hold_ms);
-    replay_ = [this, machine, cluster](const auto& trace, const auto& pace, auto policy) {
-      return planner::ReplayVirtually(trace, pace, spec_, machine, cluster, std::move(policy));
+    replay_ = [this, cluster](const auto& trace, const auto& pace, auto policy) {
+      return planner::ReplayVirtually(trace, pace, spec_, machine_, cluster, std::move(policy));
     };
     return absl::OkStatus();
   }
@@ -178,17 +196,14 @@ class RoutingBench {
       all.push_back({.policy = policy});
     }
     const int rounds = options_.rounds > 0 ? options_.rounds : options_.is_virtual ? 1 : 5;
-    const int32_t in_flight =
-        options_.ranks * (options_.in_flight_per_rank > 0 ? options_.in_flight_per_rank
-                          : options_.is_virtual           ? 64
-                                                          : 16);
+    in_flight_per_rank_ = InFlightPerRank(trace);
     for (int round = 0; round < rounds; ++round) {
       for (PolicyRuns& runs : all) {
-        ZP_ASSIGN_OR_RETURN(
-            runs.saturated.emplace_back(),
-            RunOnce(trace,
-                    {.requests_in_flight = in_flight, .think_s = 1e-3 * options_.think_ms},
-                    runs.policy));
+        ZP_ASSIGN_OR_RETURN(runs.saturated.emplace_back(),
+                            RunOnce(trace,
+                                    {.requests_in_flight = options_.ranks * in_flight_per_rank_,
+                                     .think_s = 1e-3 * options_.think_ms},
+                                    runs.policy));
       }
     }
     // The same arrivals for all: those that the best of them could just bear, times the load.
@@ -209,6 +224,17 @@ class RoutingBench {
       Print(trace, runs, all);
     }
     return absl::OkStatus();
+  }
+
+  int32_t InFlightPerRank(const planner::Trace& trace) const {
+    constexpr int32_t kClientsOfRealRank = 16;
+    if (options_.in_flight_per_rank > 0) {
+      return options_.in_flight_per_rank;
+    }
+    return options_.is_virtual
+               ? SaturatingClients(
+                     trace, planner::RankModel(spec_, machine_, options_.ranks), options_.ranks)
+               : kClientsOfRealRank;
   }
 
   absl::StatusOr<planner::ReplayResult> RunOnce(const planner::Trace& trace,
@@ -249,6 +275,7 @@ class RoutingBench {
         {"policy", runs.policy},
         {"ranks", options_.ranks},
         {"requests", trace.requests.size()},
+        {"in_flight_per_rank", in_flight_per_rank_},
         {"asked_tokens", first.asked_tokens},
         {"tokens_per_s", Median(speeds)},
         {"tokens_per_s_range", {slowest, fastest}},
@@ -271,6 +298,7 @@ class RoutingBench {
       line["least_utilisation"] = first.least_busy_seconds / first.seconds;
       line["pass_tokens"] = static_cast<double>(first.computed_tokens) / first.pass_count;
       line["bound_tokens_per_s"] = static_cast<double>(first.asked_tokens) / first.least_seconds;
+      line["loaded_tokens_per_s"] = first.loaded_tokens_per_s();
       line["of_bound"] = first.least_seconds / first.seconds;
       if (!runs.steady.empty()) {
         line["steady_saved_rate"] = runs.steady.front().saved_rate();
@@ -298,6 +326,8 @@ class RoutingBench {
 
   const RoutingOptions options_;
   spec::ModelSpec spec_;
+  planner::MachineModel machine_;   // of virtual ranks
+  int32_t in_flight_per_rank_ = 0;  // of the trace that runs
   Replay replay_;
   std::unique_ptr<RoutingRanks> real_ranks_;
   std::unique_ptr<text::Tokenizer> tokenizer_;
@@ -345,9 +375,11 @@ void AddBenchRoutingCommand(CLI::App& bench) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command
-      ->add_option("--in-flight",
-                   options->in_flight_per_rank,
-                   "Requests per rank while throughput is taken; 0: 64, and 16 of real ranks")
+      ->add_option(
+          "--in-flight",
+          options->in_flight_per_rank,
+          "Requests per rank while throughput is taken; 0: enough for twice T* of new tokens, "
+          "from 64 up to a quarter of the trace; 16 of real ranks")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command

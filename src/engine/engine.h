@@ -18,6 +18,7 @@
 #include "base/trace.h"
 #include "engine/host_model.h"
 #include "model/moe_block.h"
+#include "protocol/awaited_blocks.h"
 #include "protocol/rank_report.h"
 #include "protocol/work.h"
 #include "spec/model_spec.h"
@@ -97,6 +98,10 @@ class Engine {
   // that host keeps then comes from elsewhere. From any thread; takes effect at the next slice.
   // InvalidArgument if it is no advertisement.
   virtual absl::Status ConnectHost(int32_t host, const std::string& advertisement) = 0;
+
+  // What works that wait for later passes will ask the prefix cache for: it goes last. On the
+  // thread of Run; no answer depends on it.
+  virtual void Await(const protocol::AwaitedChanges&) {}
 
   // One pass. A work that fails (invalid, or logits that are not finite) fails alone. Where a
   // layer's experts cannot be had, all works of the pass fail with what was wrong with them. The

@@ -73,6 +73,11 @@ class LocalEngine : public Engine {
 
   absl::Status Validate(const Work& work) const override { return CheckWork(spec(), work); }
   absl::Status ConnectHost(int32_t host, const std::string& advertisement) override;
+  void Await(const protocol::AwaitedChanges& changes) override {
+    if (prefix_cache_ != nullptr) {
+      prefix_cache_->Await(changes);
+    }
+  }
   BatchResult Run(std::span<const Work* const> batch) override;
 
  private:

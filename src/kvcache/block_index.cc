@@ -65,6 +65,28 @@ void BlockIndex::Unpin(BlockId id) {
   AddToOrder(id);
 }
 
+void BlockIndex::Await(const protocol::AwaitedChanges& changes) {
+  for (const protocol::BlockHash& name : changes.begun) {
+    SetAwaited(name, ++awaited_[name]);
+  }
+  for (const protocol::BlockHash& name : changes.ended) {
+    const auto found = awaited_.find(name);
+    ZP_CHECK(found != awaited_.end()) << "nobody awaits it";
+    SetAwaited(name, --found->second);
+    if (found->second == 0) {
+      awaited_.erase(found);
+    }
+  }
+}
+
+void BlockIndex::SetAwaited(const protocol::BlockHash& name, int32_t count) {
+  if (const auto found = by_name_.find(name); found != by_name_.end()) {
+    RemoveFromOrder(found->second);
+    blocks_[found->second].await_count = count;
+    AddToOrder(found->second);
+  }
+}
+
 BlockId BlockIndex::Reserve(const NewBlock& wanted, bool may_evict) {
   ZP_CHECK(wanted.tokens.size() == kBlockTokens) << wanted.tokens.size();
   if (by_name_.contains(wanted.name)) {
@@ -82,6 +104,8 @@ BlockId BlockIndex::Reserve(const NewBlock& wanted, bool may_evict) {
   Block& block = blocks_[id];
   block.state = State::kReserved;
   block.name = wanted.name;
+  const auto awaited = awaited_.find(wanted.name);
+  block.await_count = awaited == awaited_.end() ? 0 : awaited->second;
   block.parent = wanted.parent;
   block.tenant = &tenant;
   std::ranges::copy(wanted.tokens, block.tokens);
@@ -115,7 +139,8 @@ void BlockIndex::Drop(BlockId id) {
 protocol::CacheEvents BlockIndex::TakeEvents() { return std::exchange(events_, {}); }
 
 BlockIndex::EvictionKey BlockIndex::KeyOf(BlockId block) const {
-  return {blocks_[block].priority, blocks_[block].last_use, block};
+  const Block& key = blocks_[block];
+  return {key.await_count, key.priority, key.last_use, block};
 }
 
 bool BlockIndex::IsEvictable(const Block& block) {

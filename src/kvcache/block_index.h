@@ -2,11 +2,12 @@
 // alone: the bytes lie in prefix_cache.h.
 //
 // Held blocks form a forest: a block's parent is the block before it of the same prefix, and stays
-// as long as the block does. What is evicted is a leaf that nobody has pinned, the one with the
-// lowest priority; priority = clock at its last use + passes that used it x FLOPs that it saves,
-// and the clock rises to the priority of what was evicted last (GreedyDual-Size-Frequency,
-// Cherkasova 1998; all blocks have one size). So what is used again and again outlives what was
-// seen once, what is deep outlives what is shallow, and nothing stays for ever.
+// as long as the block does. What is evicted is a leaf that nobody has pinned: of those that the
+// fewest waiting works will ask for the one with the lowest priority; priority = clock at its last
+// use + passes that used it x FLOPs that it saves, and the clock rises to the priority of what was
+// evicted last (GreedyDual-Size-Frequency, Cherkasova 1998; all blocks have one size). So what
+// works wait for is there at their turn, what is used again and again outlives what was seen once,
+// what is deep outlives what is shallow, and nothing stays for ever.
 //
 // A name is a hash; tokens and salt are compared before a block is believed to be the one asked
 // for, so that two prefixes of one name are a miss and never a wrong answer.
@@ -24,6 +25,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/node_hash_map.h"
+#include "protocol/awaited_blocks.h"
 #include "protocol/block_chain.h"
 #include "protocol/rank_report.h"
 #include "spec/model_spec.h"
@@ -58,6 +60,10 @@ class BlockIndex {
   void Pin(BlockId block);
   void Unpin(BlockId block);
 
+  // Works came that will ask for blocks, held or not, or wait no longer.
+  // REQUIRES: no more ends than beginnings, of any block.
+  void Await(const protocol::AwaitedChanges& changes);
+
   struct NewBlock {
     protocol::BlockHash name;
     BlockId parent = kNoBlock;  // kNoBlock: the first of its prefix
@@ -83,8 +89,8 @@ class BlockIndex {
 
  private:
   enum class State : uint8_t { kFree, kReserved, kHeld };
-  // Lowest first: priority, then the time of the last use.
-  using EvictionKey = std::tuple<double, int64_t, BlockId>;
+  // Lowest first: how many works await it, priority, the time of the last use.
+  using EvictionKey = std::tuple<int64_t, double, int64_t, BlockId>;
 
   // What works of one salt hold.
   struct Tenant {
@@ -101,6 +107,7 @@ class BlockIndex {
     int32_t child_count = 0;
     int32_t pin_count = 0;
     int32_t use_count = 0;
+    int32_t await_count = 0;
     double priority = 0;
     int64_t last_use = 0;
     Tenant* tenant = nullptr;
@@ -112,6 +119,7 @@ class BlockIndex {
   // Called around every change of a block: out of the order of eviction, and in again if it may go.
   void RemoveFromOrder(BlockId block);
   void AddToOrder(BlockId block);
+  void SetAwaited(const protocol::BlockHash& name, int32_t count);
 
   bool MakeRoomFor(const Tenant& tenant, bool may_evict);
   int32_t LimitOf(const Tenant& tenant) const;
@@ -125,6 +133,7 @@ class BlockIndex {
   absl::flat_hash_map<protocol::BlockHash, BlockId> by_name_;  // reserved and held
   absl::node_hash_map<std::string, Tenant> tenants_;           // who has blocks
   std::set<EvictionKey> evictable_;                            // of all tenants
+  absl::flat_hash_map<protocol::BlockHash, int32_t> awaited_;  // by how many works
   double clock_ = 0;
   int64_t use_clock_ = 0;
   int32_t held_blocks_ = 0;

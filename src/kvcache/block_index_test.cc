@@ -6,6 +6,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -117,6 +118,51 @@ TEST_F(BlockIndexTest, AScanDoesNotWashOutWhatIsUsedAgainAndAgain) {
   EXPECT_EQ(HeldCount(index, Blocks({1, 2})), 0u);
 }
 
+TEST_F(BlockIndexTest, WhatIsAwaitedGoesAfterAllThatIsNot) {
+  BlockIndex index({.capacity_blocks = 4});
+  Use(index, Blocks({1, 2}));
+  const std::vector<BlockHash> awaited = kHasher.Chain("", Blocks({1, 2}));
+  index.Await({.begun = awaited});
+  index.Await({.begun = awaited});  // by two works
+  index.Await({.ended = awaited});
+  for (TokenId token = 100; token < 110; ++token) {
+    Use(index, Blocks({token, token}));
+  }
+  EXPECT_EQ(HeldCount(index, Blocks({1, 2})), 2u);
+  index.Await({.ended = awaited});
+  Use(index, Blocks({200, 200}));
+  EXPECT_EQ(HeldCount(index, Blocks({1, 2})), 0u);
+}
+
+TEST_F(BlockIndexTest, ABlockMayBeAwaitedBeforeItIsHeld) {
+  BlockIndex index({.capacity_blocks = 2});
+  index.Await({.begun = kHasher.Chain("", Blocks({1}))});
+  Use(index, Blocks({1}));
+  Use(index, Blocks({2}));
+  Use(index, Blocks({3}));
+  EXPECT_EQ(HeldCount(index, Blocks({1})), 1u);
+}
+
+TEST_F(BlockIndexTest, WhatMostWorksAwaitStaysLongest) {
+  BlockIndex index({.capacity_blocks = 2});
+  Use(index, Blocks({1}));
+  Use(index, Blocks({2}));
+  index.Await({.begun = kHasher.Chain("", Blocks({1}))});
+  index.Await({.begun = kHasher.Chain("", Blocks({1}))});
+  index.Await({.begun = kHasher.Chain("", Blocks({2}))});
+  Use(index, Blocks({3}));
+  EXPECT_EQ(HeldCount(index, Blocks({1})), 1u);
+  EXPECT_EQ(HeldCount(index, Blocks({2})), 0u);
+}
+
+TEST_F(BlockIndexTest, WhatIsAwaitedMakesRoomIfAllIs) {
+  BlockIndex index({.capacity_blocks = 1});
+  Use(index, Blocks({1}));
+  index.Await({.begun = kHasher.Chain("", Blocks({1}))});
+  Use(index, Blocks({2}));
+  EXPECT_EQ(HeldCount(index, Blocks({2})), 1u);
+}
+
 TEST_F(BlockIndexTest, NeverEvictsWhatIsPinnedOrHasAChild) {
   BlockIndex index({.capacity_blocks = 2});
   const Tokens tokens = Blocks({1, 2});
@@ -207,6 +253,13 @@ class NaiveIndex {
     return held_count;
   }
 
+  // All blocks of the prefix, by one work more or less.
+  void Await(const std::string& salt, const Tokens& tokens, int count) {
+    for (size_t end = kBlockTokens; end <= tokens.size(); end += kBlockTokens) {
+      awaited_[{salt, Tokens(tokens.begin(), tokens.begin() + static_cast<int64_t>(end))}] += count;
+    }
+  }
+
   size_t size() const { return entries_.size(); }
 
  private:
@@ -225,12 +278,14 @@ class NaiveIndex {
     }
     auto victim = entries_.end();
     for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
-      const auto rank = [](const Entry& e) { return std::pair(e.priority, e.last_use); };
+      const auto rank = [&](const auto& e) {
+        return std::tuple(awaited_[e.first], e.second.priority, e.second.last_use);
+      };
       if (HasChild(entry->first) || std::ranges::count(pinned, entry->first) > 0 ||
           (!is_within && entry->first.first != salt)) {
         continue;
       }
-      if (victim == entries_.end() || rank(entry->second) < rank(victim->second)) {
+      if (victim == entries_.end() || rank(*entry) < rank(*victim)) {
         victim = entry;
       }
     }
@@ -253,6 +308,7 @@ class NaiveIndex {
   const int32_t capacity_;
   const double salt_fraction_;
   std::map<Key, Entry> entries_;
+  std::map<Key, int> awaited_;
   double clock_ = 0;
   int64_t time_ = 0;
 };
@@ -270,12 +326,26 @@ TEST_F(BlockIndexTest, DoesWhatItsNaiveTwinDoes) {
                       .deeper_block_flops = 3});
     NaiveIndex twin(capacity, fraction);
     std::set<std::pair<uint64_t, uint64_t>> replayed;
+    std::vector<std::pair<std::string, Tokens>> waiting;
     for (int step = 0; step < 300; ++step) {
       const std::string salt = std::vector<std::string>{"", "a", "b"}[random() % 3];
       std::vector<TokenId> blocks(random() % 6);
       std::ranges::generate(blocks, [&] { return static_cast<TokenId>(random() % 3); });
       Tokens tokens = Blocks(blocks);
       tokens.resize(tokens.size() + random() % kBlockTokens);
+      if (random() % 4 == 0) {
+        index.Await({.begun = kHasher.Chain(salt, tokens)});
+        twin.Await(salt, tokens, 1);
+        waiting.emplace_back(salt, tokens);
+        continue;
+      }
+      if (random() % 4 == 0 && !waiting.empty()) {
+        std::swap(waiting[random() % waiting.size()], waiting.back());
+        const auto& [whose, what] = waiting.back();
+        index.Await({.ended = kHasher.Chain(whose, what)});
+        twin.Await(whose, what, -1);
+        waiting.pop_back();
+      }
       ASSERT_EQ(Use(index, tokens, salt), twin.Use(salt, tokens)) << "seed " << seed;
       ASSERT_EQ(static_cast<size_t>(index.held_blocks()), twin.size()) << "seed " << seed;
       const protocol::CacheEvents events = index.TakeEvents();

@@ -99,6 +99,10 @@ class PrefixCache {
   static absl::StatusOr<std::unique_ptr<PrefixCache>> Create(const spec::ModelSpec& spec,
                                                              const PrefixCacheOptions& options);
 
+  // What waits for a later pass, see BlockIndex: call before Begin, so that this pass makes room
+  // elsewhere.
+  void Await(const protocol::AwaitedChanges& changes) { index_.Await(changes); }
+
   // REQUIRES: the pass before is gone; the sequences outlive the pass.
   std::unique_ptr<Pass> Begin(std::span<const CachedSequence> sequences);
 

@@ -22,7 +22,9 @@ absl::StatusOr<MachineModel> FindMachine(const std::string& name) {
 }
 
 RankModel::RankModel(const spec::ModelSpec& spec, const MachineModel& machine, int32_t rank_count)
-    : machine_(machine), layer_count_(spec.layer_count) {
+    : machine_(machine),
+      layer_count_(spec.layer_count),
+      token_flops_(spec::PassFlops(spec, {.token_count = 1})) {
   const double shares = std::min(rank_count, machine.ranks_per_group);
   const double bank_bytes = static_cast<double>(spec.expert_count) *
                             static_cast<double>(spec::ExpertParameters(spec)) *

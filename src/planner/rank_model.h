@@ -37,6 +37,8 @@ class RankModel {
   double gather_seconds() const { return gather_seconds_; }
   // True FLOPs of a pass, all layers, at which compute covers the gathers: T* without margin.
   double saturation_flops() const;
+  // The same in tokens whose context costs nothing.
+  double saturation_tokens() const { return saturation_flops() / token_flops_; }
   // A pass of `flops`; every layer takes its compute or its gather, whichever lasts longer.
   double PassSeconds(double flops) const;
   // What no policy can beat: `rank_count` ranks share `distinct_flops` evenly and wait for nothing,
@@ -52,6 +54,7 @@ class RankModel {
  private:
   const MachineModel machine_;
   const int32_t layer_count_;
+  const double token_flops_;
   double gather_seconds_ = 0;
 };
 

@@ -21,6 +21,10 @@ struct ReplayPace {
 
 struct ReplayResult {
   double seconds = 0;  // from the first arrival to the last answer
+  // Until the last request was let in, and what was asked and answered by then: without the end of
+  // the run, when ranks go idle one after the other. 0: not known.
+  double loaded_seconds = 0;
+  int64_t loaded_tokens = 0;
   int64_t asked_tokens = 0;
   int64_t computed_tokens = 0;
   int64_t cached_tokens = 0;
@@ -35,6 +39,9 @@ struct ReplayResult {
   std::vector<double> latency_s = {};  // [request]; of those that failed 0
 
   double tokens_per_s() const { return static_cast<double>(asked_tokens) / seconds; }
+  double loaded_tokens_per_s() const {
+    return loaded_seconds > 0 ? static_cast<double>(loaded_tokens) / loaded_seconds : 0;
+  }
   // 1 is perfect: nothing was computed twice, on any rank, in any pass.
   double redundancy() const {
     return static_cast<double>(computed_tokens) / static_cast<double>(distinct_tokens);

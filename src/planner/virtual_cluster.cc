@@ -134,6 +134,10 @@ class Replay {
     const int32_t rank = placements_[request].rank();
     arrivals_[request] = now;
     ++in_flight_;
+    if (next_request_ == trace_.requests.size()) {
+      result_.loaded_seconds = std::chrono::duration<double>(now - begin_).count();
+      result_.loaded_tokens = answered_tokens_;
+    }
     ranks_[rank]->Add(request, std::move(work), now);
     StartPass(rank, now);
     return absl::OkStatus();
@@ -168,6 +172,7 @@ class Replay {
     router_.OnReport(rank, pass.report, now);
     for (const uint64_t request : pass.answered) {
       placements_[request].Release();
+      answered_tokens_ += trace_.requests[request].token_count();
       result_.latency_s[request] = std::chrono::duration<double>(now - arrivals_[request]).count();
       --in_flight_;
     }
@@ -202,6 +207,7 @@ class Replay {
   size_t next_request_ = 0;
   size_t pending_arrivals_ = 0;
   int32_t in_flight_ = 0;
+  int64_t answered_tokens_ = 0;
   std::mt19937_64 thinking_;
   ReplayResult result_;
 };

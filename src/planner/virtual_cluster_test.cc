@@ -75,6 +75,20 @@ TEST_F(VirtualCluster, ALongBeginningIsComputedAheadOverSeveralPassesAndOnce) {
   EXPECT_EQ(Replay(trace, {.requests_in_flight = 1}, "full").pass_count, 1);
 }
 
+// All wait at one rank, and together they are twice what its cache holds.
+TEST_F(VirtualCluster, AWorkFindsWhatWasHeldWhenItBeganToWait) {
+  options_.ranks = 1;
+  options_.rank.ahead_tokens = 0;
+  Trace trace = {.name = "again"};
+  for (uint64_t content = 0; content < 40; ++content) {
+    const uint64_t first = content == 39 ? 0 : content;
+    trace.requests.push_back(
+        {.prompts = {{.runs = {{.content = first, .token_count = 4'096}, {content, 16}}}}});
+  }
+  const ReplayResult result = Replay(trace, {.requests_in_flight = 40}, "full");
+  EXPECT_EQ(result.computed_tokens, result.distinct_tokens);
+}
+
 TEST_F(VirtualCluster, NoPolicyIsFasterThanTheBound) {
   for (const std::string name : {"few-shot", "documents", "uneven"}) {
     const Trace trace = *GenerateTrace(name, 200, 1);

@@ -73,9 +73,7 @@ scheduler::PlanLimits VirtualRank::Limits() const {
   scheduler::PlanLimits limits = {.max_batch_tokens = options_.queue.max_batch_tokens};
   if (cache_ != nullptr) {
     limits.ahead_tokens = scheduler::AheadTokens(
-        options_.ahead_tokens,
-        model_.saturation_flops() / spec::PassFlops(spec_, {.token_count = 1}),
-        limits.max_batch_tokens);
+        options_.ahead_tokens, model_.saturation_tokens(), limits.max_batch_tokens);
     limits.max_held_tokens = CacheTokens();
     limits.held = &held_blocks_;
   }
@@ -117,6 +115,7 @@ std::optional<double> VirtualRank::StartPass(scheduler::TimePoint now) {
   }
   pass->sequence_count = sequences.size();
   if (cache_ != nullptr) {
+    cache_->Await(pass->batch.awaited);
     pass->cached = cache_->Begin(sequences);
   }
   AddCosts(*pass);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <utility>
 
 #include "absl/container/btree_map.h"
@@ -44,6 +45,7 @@ struct BatchQueue::State {
         line(queue_options.ageing),
         ahead(queue_options.held, queue_options.max_held_tokens) {}
 
+  void AppendBlocks(const Entry& entry, std::vector<protocol::BlockHash>& names) const;
   void Forget(Entry& entry);
   void Drop(Entry& entry, DropReason reason);
   void DropExpired(TimePoint now);
@@ -77,13 +79,32 @@ struct BatchQueue::State {
   std::optional<Filling> prepared;
   std::optional<Place> first_late;  // of those added since `prepared` was formed
   std::vector<DroppedWork> dropped;
+  protocol::AwaitedChanges awaited;  // since the last batch
 };
+
+// The entry's blocks, each as often as its parts had it when it came: what goes with the last part
+// after all is in two of them.
+void BatchQueue::State::AppendBlocks(const Entry& entry,
+                                     std::vector<protocol::BlockHash>& names) const {
+  if (options.max_held_tokens == 0) {
+    return;
+  }
+  const int32_t ahead_count = entry.work.ahead_count;
+  const int32_t rest_begin = entry.ahead.rest_begin >= 0 ? entry.ahead.rest_begin : ahead_count;
+  for (int32_t part = 0; part < std::ssize(entry.work.parts); ++part) {
+    if (part < rest_begin || part >= ahead_count) {
+      std::ranges::transform(
+          entry.work.parts[part].blocks, std::back_inserter(names), &TokenBlock::name);
+    }
+  }
+}
 
 // Of an entry that is in no prepared batch.
 void BatchQueue::State::Forget(Entry& entry) {
   if (entry.has_parts()) {
     line.Leave(entry);
   }
+  AppendBlocks(entry, awaited.ended);
   ahead.GiveRoomBack(entry);
   waiting_flops -= entry.remaining_flops;
   new_ahead_count -= entry.ahead.is_new ? 1 : 0;
@@ -309,6 +330,7 @@ void BatchQueue::Add(WaitingWork work) {
     entry->remaining_flops += part.flops;
   }
   entry->work = std::move(work);
+  state.AppendBlocks(*entry, state.awaited.begun);
   state.ahead.GoOn(*entry);
   entry->ahead.is_new = entry->next_part < entry->work.ahead_count;
   state.admitted_flops += entry->remaining_flops;
@@ -420,6 +442,9 @@ Batch BatchQueue::Take(TimePoint now) {
   state.first_late.reset();
   Batch batch = state.Finish(filling);
   state.SweepCancelled(kLeastSweep + 2 * batch.works.size());
+  if (!batch.works.empty()) {  // else nobody would hear it
+    batch.awaited = std::exchange(state.awaited, {});
+  }
   return batch;
 }
 

@@ -41,6 +41,7 @@
 #include <stop_token>
 #include <vector>
 
+#include "protocol/awaited_blocks.h"
 #include "scheduler/held_blocks.h"
 #include "scheduler/token_blocks.h"
 
@@ -59,7 +60,7 @@ struct BatchQueueOptions {
   double ageing = 32;
   // What the prefix cache holds; must outlive the queue. Null: all that was computed ahead.
   const HeldBlocks* held = nullptr;
-  // Tokens that it holds at most.
+  // Tokens that it holds at most; 0: there is no cache, and nobody hears what is awaited.
   int64_t max_held_tokens = std::numeric_limits<int64_t>::max();
 };
 
@@ -95,6 +96,9 @@ struct Batch {
   int64_t distinct_tokens = 0;
   double flops = 0;        // an estimate, after sharing
   double asked_flops = 0;  // as if each work ran alone: what leaves waiting_flops()
+  // Since the last batch that was not empty. What this batch takes the last of is no longer
+  // awaited.
+  protocol::AwaitedChanges awaited = {};
 };
 
 enum class DropReason { kCancelled, kExpired };

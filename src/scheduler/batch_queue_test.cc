@@ -10,6 +10,7 @@ using std::chrono::milliseconds;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::UnorderedElementsAre;
+using ::testing::UnorderedElementsAreArray;
 
 constexpr double kFlopsPerToken = 10;
 const TimePoint kStart = TimePoint() + std::chrono::hours(1);
@@ -486,6 +487,72 @@ TEST(BatchQueue, ALongWorkJoinsShortOnesWhereGathersAreLonger) {
   // Below T* it costs the others nothing, and a pass of T* nothing either.
   queue.Add(MakeWork(12, 1));
   EXPECT_THAT(TakeIds(queue), ElementsAre(12, 11));
+}
+
+std::vector<uint64_t> Names(const std::vector<protocol::BlockHash>& blocks) {
+  std::vector<uint64_t> names;
+  for (const protocol::BlockHash& block : blocks) {
+    names.push_back((block.high >> 20) * 10 + block.low);
+  }
+  return names;
+}
+
+TEST(BatchQueue, SaysWhichBlocksAreAwaitedUntilTheyAreTaken) {
+  BatchQueue queue({.max_batch_tokens = 32});
+  queue.Add(MakeWork(1, 2));
+  queue.Add(MakeWork(2, 1));
+  const Batch first = queue.Take(kStart);
+  EXPECT_THAT(Ids(first), ElementsAre(2));
+  EXPECT_THAT(Names(first.awaited.begun), ElementsAre(10, 11, 20));
+  EXPECT_THAT(Names(first.awaited.ended), ElementsAre(20));
+  const Batch second = queue.Take(kStart);
+  EXPECT_THAT(second.awaited.begun, IsEmpty());
+  EXPECT_THAT(Names(second.awaited.ended), ElementsAre(10, 11));
+}
+
+TEST(BatchQueue, WhatLeavesTheQueueIsNoLongerAwaited) {
+  BatchQueue queue({.max_batch_tokens = 16});
+  std::stop_source client;
+  client.request_stop();
+  WaitingWork cancelled = MakeWork(1, 1);
+  cancelled.cancel = client.get_token();
+  queue.Add(std::move(cancelled));
+  EXPECT_THAT(queue.Take(kStart).awaited.begun, IsEmpty()) << "an empty batch is not looked at";
+  queue.Add(MakeWork(2, 1));
+  queue.Remove(2);
+  queue.Add(MakeWork(3, 1));
+  const Batch batch = queue.Take(kStart);
+  EXPECT_THAT(Names(batch.awaited.begun), ElementsAre(10, 20, 30));
+  EXPECT_THAT(Names(batch.awaited.ended), ElementsAre(10, 20, 30));
+}
+
+TEST_F(BatchQueueAhead, IsAwaitedUntilItsLastPartIsTakenAndOnlyOnce) {
+  const WaitingWork work = Work(1);
+  queue_.Add(work);
+  std::vector<protocol::BlockHash> begun;
+  std::vector<protocol::BlockHash> ended;
+  const auto take = [&] {
+    const Batch batch = queue_.Take(kStart);
+    begun.insert(begun.end(), batch.awaited.begun.begin(), batch.awaited.begun.end());
+    ended.insert(ended.end(), batch.awaited.ended.begin(), batch.awaited.ended.end());
+    return batch.works.empty() ? -1 : batch.works[0].first_part;
+  };
+  EXPECT_EQ(take(), 0);
+  Keep(work, 0);
+  EXPECT_EQ(take(), 1);
+  EXPECT_EQ(begun.size(), 8u);
+  EXPECT_THAT(ended, IsEmpty());
+  EXPECT_EQ(take(), 3);  // part 1 was lost: all that is not held goes with the last
+  EXPECT_EQ(ended.size(), 8u);
+  EXPECT_THAT(Names(ended), UnorderedElementsAreArray(Names(begun)));
+}
+
+TEST(BatchQueue, WithoutACacheNothingIsAwaited) {
+  BatchQueue queue({.max_held_tokens = 0});
+  queue.Add(MakeWork(1, 2));
+  const Batch batch = queue.Take(kStart);
+  EXPECT_THAT(batch.awaited.begun, IsEmpty());
+  EXPECT_THAT(batch.awaited.ended, IsEmpty());
 }
 
 TEST(BatchQueue, HoldsABatchBelowSaturationForCompany) {

@@ -198,8 +198,10 @@ void Scheduler::WaitFor(std::unique_lock<std::mutex>& lock,
 }
 
 Scheduler::Pass Scheduler::TakePass(Clock::time_point now) {
-  const Batch batch = queue_.Take(now);
-  Pass pass = {.distinct_tokens = batch.distinct_tokens, .asked_flops = batch.asked_flops};
+  Batch batch = queue_.Take(now);
+  Pass pass = {.distinct_tokens = batch.distinct_tokens,
+               .asked_flops = batch.asked_flops,
+               .awaited = std::move(batch.awaited)};
   pass.works.reserve(batch.works.size());
   for (const TakenWork& taken : batch.works) {
     pass.works.push_back(TakeWork(taken, now));
@@ -233,6 +235,7 @@ void Scheduler::Run(Pass& pass) {
   }
   const Clock::time_point start = Clock::now();
   metrics_.pass_start_time_seconds.SetToCurrentTime();
+  engine_.Await(pass.awaited);
   engine::BatchResult result = engine_.Run(works);
   metrics_.pass_start_time_seconds.Set(0);
   const Clock::time_point end = Clock::now();

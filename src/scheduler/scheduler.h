@@ -94,6 +94,7 @@ class Scheduler : public protocol::WorkSink {
     std::vector<RunningWork> works;
     int64_t distinct_tokens = 0;
     double asked_flops = 0;
+    protocol::AwaitedChanges awaited;
     double seconds = 0;
     std::vector<absl::StatusOr<protocol::WorkResult>> answers;  // of the works
   };

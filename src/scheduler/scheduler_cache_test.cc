@@ -44,12 +44,15 @@ using Answer = absl::StatusOr<protocol::WorkResult>;
 class SchedulerWithCache : public ::testing::Test {
  protected:
   // `cache_tokens`: what the scheduler takes the cache for; the engine's may hold less.
-  void Start(engine::EngineOptions options, int64_t cache_tokens = 10'000) {
+  void Start(engine::EngineOptions options,
+             int64_t cache_tokens = 10'000,
+             int64_t max_batch_tokens = SchedulerOptions{}.max_batch_tokens) {
     options.block_key = kBlockKey;
     engine_ = *engine::Engine::Create(host_, options);
     scheduler_ = std::make_unique<Scheduler>(
         *engine_,
-        SchedulerOptions{.block_key = kBlockKey,
+        SchedulerOptions{.max_batch_tokens = max_batch_tokens,
+                         .block_key = kBlockKey,
                          .cache_tokens = cache_tokens,
                          .ahead_tokens = 128,
                          .on_report = [this](const protocol::RankReport&) {
@@ -168,6 +171,32 @@ TEST_F(SchedulerWithCache, AnswersRightlyIfOthersDriveOutWhatItComputedAhead) {
     const int64_t computed_tokens = ExpectRight(works[i], std::move(answers[i])).computed_tokens;
     EXPECT_LE(computed_tokens, 2 * distinct_tokens_);
   }
+}
+
+// Others run in between, more than the cache holds.
+TEST_F(SchedulerWithCache, AWorkFindsWhatWasHeldWhenItBeganToWait) {
+  // Nothing is computed ahead, and one work is a pass.
+  Start({.prefix_cache_bytes = BytesOf(80)}, /*cache_tokens=*/16, /*max_batch_tokens=*/640);
+  const protocol::Work work = LongWork();
+  EXPECT_EQ(ExpectRight(work, Submit(work)).computed_tokens, distinct_tokens_);
+  std::promise<void> all_wait;
+  after_pass_ = [&, waiting = all_wait.get_future().share()](int pass) {
+    if (pass == 2) {
+      waiting.wait();
+    }
+  };
+  std::vector<protocol::Work> works;
+  std::vector<std::future<Answer>> answers;
+  for (uint32_t seed = 10; seed < 30; ++seed) {
+    works.push_back(LongWork(seed));
+    answers.push_back(Submit(works.back()));
+  }
+  std::future<Answer> again = Submit(work);
+  all_wait.set_value();
+  for (size_t i = 0; i < works.size(); ++i) {
+    ExpectRight(works[i], std::move(answers[i]));
+  }
+  EXPECT_LT(ExpectRight(work, std::move(again)).computed_tokens, 32);
 }
 
 TEST_F(SchedulerWithCache, AClientThatLeavesCostsNoMorePasses) {
