@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 #include <string>
 
 #include "absl/strings/cord.h"
@@ -28,7 +27,7 @@ absl::Status FullQueue(std::string_view why, double drained_s) {
 }
 
 int64_t RetrySecondsOf(const absl::Status& refusal) {
-  const std::optional<absl::Cord> payload = refusal.GetPayload(kRetrySecondsPayload);
+  const auto payload = refusal.GetPayload(kRetrySecondsPayload);
   int64_t seconds = 0;
   return payload.has_value() && absl::SimpleAtoi(std::string(*payload), &seconds) ? seconds : 1;
 }
