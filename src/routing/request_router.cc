@@ -132,7 +132,7 @@ absl::Status RequestRouter::CheckRoom(std::optional<std::chrono::steady_clock::t
     return absl::OkStatus();
   }
   WatchRanks(now);
-  LookAtRanks(WorkProfile(), /*excluded=*/{}, now);
+  LookAtRanks(WorkProfile(), {}, now);
   return views_.empty() ? NoRank() : Admit(options_.admission, views_, now, deadline);
 }
 
@@ -141,7 +141,7 @@ absl::StatusOr<Placement> RequestRouter::Decide(const WorkProfile& work,
                                                 const DecideOptions& options) {
   const std::lock_guard lock(mutex_);
   WatchRanks(now);
-  LookAtRanks(work, options.excluded, now);
+  LookAtRanks(work, options, now);
   if (views_.empty()) {
     return NoRank();
   }
@@ -181,7 +181,7 @@ void RequestRouter::Watch(RankSlot slot, std::chrono::steady_clock::time_point n
 }
 
 void RequestRouter::LookAtRanks(const WorkProfile& work,
-                                std::span<const RankId> excluded,
+                                const DecideOptions& options,
                                 std::chrono::steady_clock::time_point now) {
   held_.Look(index_, price_, work, static_cast<int32_t>(seats_.size()));
   views_.clear();
@@ -207,12 +207,13 @@ void RequestRouter::LookAtRanks(const WorkProfile& work,
          .cost_flops = std::max(0.0, work.flops - held_.flops(slot)),
          .tie_break = TieBreak(work.affinity, rank)});
     is_other_well |= !IsOverdue(views_.back());
-    if (std::ranges::find(excluded, rank) != excluded.end()) {
+    if (std::ranges::find(options.excluded, rank) != options.excluded.end()) {
       views_.pop_back();
     }
   }
   // Where all are overdue, one is as good as the other.
-  if (is_other_well) {
+  const bool is_one_left = !std::ranges::all_of(views_, IsOverdue);
+  if (is_one_left || (is_other_well && !options.is_resent)) {
     std::erase_if(views_, IsOverdue);
   }
 }

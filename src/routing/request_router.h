@@ -55,6 +55,8 @@ struct DecideOptions {
   bool is_admitted = false;
   // Ranks that refused it or were lost.
   std::span<const RankId> excluded = {};
+  // Its rank was lost: an overdue one is better than none.
+  bool is_resent = false;
 };
 
 class RequestRouter;
@@ -147,7 +149,7 @@ class RequestRouter {
   void WatchRanks(std::chrono::steady_clock::time_point now);
   void Watch(RankSlot slot, std::chrono::steady_clock::time_point now);
   void LookAtRanks(const WorkProfile& work,
-                   std::span<const RankId> excluded,
+                   const DecideOptions& options,
                    std::chrono::steady_clock::time_point now);
   Placement Place(const WorkProfile& work,
                   const RankView& rank,

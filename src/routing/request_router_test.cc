@@ -196,6 +196,13 @@ TEST_F(RequestRouterTest, ARankWhosePassDoesNotEndGetsNoMoreWorks) {
   EXPECT_EQ(router->Decide(work, kNow + seconds(35), {.excluded = {&other, 1}}).status().code(),
             absl::StatusCode::kUnavailable)
       << "that the other is full makes this one no better";
+  EXPECT_EQ(router
+                ->Decide(work,
+                         kNow + seconds(35),
+                         {.is_admitted = true, .excluded = {&other, 1}, .is_resent = true})
+                ->rank(),
+            hung)
+      << "but better than none for what was accepted";
   router->OnReport(hung, report, kNow + seconds(36));  // its pass ended after all
   EXPECT_EQ(decide(36).rank(), hung);
   placements.clear();

@@ -232,7 +232,9 @@ absl::Status WorkRouter::State::Send(const std::shared_ptr<Flight>& flight, bool
     absl::StatusOr<Placement> placement =
         router_.Decide(flight->profile,
                        clock_(),
-                       {.is_admitted = is_admitted || !refusal.ok(), .excluded = flight->excluded});
+                       {.is_admitted = is_admitted || !refusal.ok(),
+                        .excluded = flight->excluded,
+                        .is_resent = flight->was_lost});
     if (!placement.ok()) {
       if (absl::IsResourceExhausted(placement.status())) {
         metrics_.refused.Increment();

@@ -46,6 +46,7 @@ struct BatchQueue::State {
         ahead(queue_options.held, queue_options.max_held_tokens) {}
 
   void AppendBlocks(const Entry& entry, std::vector<protocol::BlockHash>& names) const;
+  protocol::AwaitedChanges TakeAwaited();
   void Forget(Entry& entry);
   void Drop(Entry& entry, DropReason reason);
   void DropExpired(TimePoint now);
@@ -79,7 +80,9 @@ struct BatchQueue::State {
   std::optional<Filling> prepared;
   std::optional<Place> first_late;  // of those added since `prepared` was formed
   std::vector<DroppedWork> dropped;
-  protocol::AwaitedChanges awaited;  // since the last batch
+  // Works up to this number were told to be waiting, with the batch before.
+  uint64_t last_awaited = 0;
+  std::vector<protocol::BlockHash> awaited_ended;  // of those, since then
 };
 
 // The entry's blocks, each as often as its parts had it when it came: what goes with the last part
@@ -99,12 +102,26 @@ void BatchQueue::State::AppendBlocks(const Entry& entry,
   }
 }
 
+// What came and went since the batch before was never told of: what is kept here is bounded by what
+// waited then.
+protocol::AwaitedChanges BatchQueue::State::TakeAwaited() {
+  protocol::AwaitedChanges changes;
+  for (auto next = by_arrival.upper_bound(last_awaited); next != by_arrival.end(); ++next) {
+    AppendBlocks(*next->second, changes.begun);
+  }
+  last_awaited = next_number - 1;
+  changes.ended = std::exchange(awaited_ended, {});
+  return changes;
+}
+
 // Of an entry that is in no prepared batch.
 void BatchQueue::State::Forget(Entry& entry) {
   if (entry.has_parts()) {
     line.Leave(entry);
   }
-  AppendBlocks(entry, awaited.ended);
+  if (entry.number <= last_awaited) {
+    AppendBlocks(entry, awaited_ended);
+  }
   ahead.GiveRoomBack(entry);
   waiting_flops -= entry.remaining_flops;
   new_ahead_count -= entry.ahead.is_new ? 1 : 0;
@@ -252,7 +269,8 @@ int32_t BatchQueue::State::TakeParts(Entry& entry, Filling& filling) {
 // it joins a batch that costs no more than sqrt(n) such parts. One whose turn is due goes, or it
 // would bar who came after it.
 bool BatchQueue::State::MayStep(const Entry& entry, const Filling& filling) const {
-  return !entry.ahead.is_new || IsDue(entry) ||
+  const bool is_step = entry.ahead.is_new && entry.next_part < entry.work.ahead_count;
+  return !is_step || IsDue(entry) ||
          filling.flops <= std::sqrt(static_cast<double>(new_ahead_count)) * entry.part().flops;
 }
 
@@ -330,7 +348,6 @@ void BatchQueue::Add(WaitingWork work) {
     entry->remaining_flops += part.flops;
   }
   entry->work = std::move(work);
-  state.AppendBlocks(*entry, state.awaited.begun);
   state.ahead.GoOn(*entry);
   entry->ahead.is_new = entry->next_part < entry->work.ahead_count;
   state.admitted_flops += entry->remaining_flops;
@@ -443,7 +460,7 @@ Batch BatchQueue::Take(TimePoint now) {
   Batch batch = state.Finish(filling);
   state.SweepCancelled(kLeastSweep + 2 * batch.works.size());
   if (!batch.works.empty()) {  // else nobody would hear it
-    batch.awaited = std::exchange(state.awaited, {});
+    batch.awaited = state.TakeAwaited();
   }
   return batch;
 }

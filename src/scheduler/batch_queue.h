@@ -23,7 +23,8 @@
 // the shorter ones would wait for it. Below T* they wait for the gather anyway.
 //
 // Computing ahead. A work whose beginning is computed ahead has one part of it in a pass, and that
-// is what is long or short in a batch. While n of them wait, one joins a batch that costs at most
+// is what is long or short in a batch. While n of them wait (those whose
+// beginning was not held when they came), one joins a batch that costs at most
 // sqrt(n) such parts, or where its turn is due. At each of its turns a work goes on from where the
 // prefix cache has it (ahead_works.h), and c(r) with it.
 //
@@ -96,8 +97,7 @@ struct Batch {
   int64_t distinct_tokens = 0;
   double flops = 0;        // an estimate, after sharing
   double asked_flops = 0;  // as if each work ran alone: what leaves waiting_flops()
-  // Since the last batch that was not empty. What this batch takes the last of is no longer
-  // awaited.
+  // Of those that wait when this batch has been taken, since the last batch that was not empty.
   protocol::AwaitedChanges awaited = {};
 };
 

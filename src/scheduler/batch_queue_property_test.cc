@@ -135,6 +135,7 @@ class Simulation {
   void RunPass() {
     const Batch batch = queue_.Take(now_);
     CheckDropped();
+    CheckAwaited(batch.awaited);
     std::set<protocol::BlockHash, decltype(&Before)> distinct(&Before);
     int64_t distinct_tokens = 0;
     for (const TakenWork& taken : batch.works) {
@@ -170,6 +171,20 @@ class Simulation {
 
   static protocol::BlockHash LastName(const Record& record, int32_t part) {
     return record.work.parts[part].blocks.back().name;
+  }
+
+  // Nothing ends that has not begun, and what nobody waits for any more has ended as often.
+  void CheckAwaited(const protocol::AwaitedChanges& changes) {
+    for (const protocol::BlockHash& name : changes.begun) {
+      ++awaited_[name];
+    }
+    for (const protocol::BlockHash& name : changes.ended) {
+      const auto found = awaited_.find(name);
+      ASSERT_NE(found, awaited_.end());
+      if (--found->second == 0) {
+        awaited_.erase(found);
+      }
+    }
   }
 
   // Of some works the last parts that are held, as a cache does.
@@ -232,6 +247,7 @@ class Simulation {
   const double saturation_flops_;
   const bool loses_;
   HeldBlocks held_;
+  std::map<protocol::BlockHash, int, decltype(&Before)> awaited_{&Before};
   BatchQueue queue_;
   TimePoint now_ = TimePoint() + std::chrono::hours(1);
   int next_id_ = 1;

@@ -503,8 +503,8 @@ TEST(BatchQueue, SaysWhichBlocksAreAwaitedUntilTheyAreTaken) {
   queue.Add(MakeWork(2, 1));
   const Batch first = queue.Take(kStart);
   EXPECT_THAT(Ids(first), ElementsAre(2));
-  EXPECT_THAT(Names(first.awaited.begun), ElementsAre(10, 11, 20));
-  EXPECT_THAT(Names(first.awaited.ended), ElementsAre(20));
+  EXPECT_THAT(Names(first.awaited.begun), ElementsAre(10, 11));
+  EXPECT_THAT(first.awaited.ended, IsEmpty());
   const Batch second = queue.Take(kStart);
   EXPECT_THAT(second.awaited.begun, IsEmpty());
   EXPECT_THAT(Names(second.awaited.ended), ElementsAre(10, 11));
@@ -521,9 +521,30 @@ TEST(BatchQueue, WhatLeavesTheQueueIsNoLongerAwaited) {
   queue.Add(MakeWork(2, 1));
   queue.Remove(2);
   queue.Add(MakeWork(3, 1));
+  queue.Add(MakeWork(4, 1));
+  queue.Add(MakeWork(5, 1));
+  const Batch first = queue.Take(kStart);
+  EXPECT_EQ(Ids(first).size(), 1u);
+  EXPECT_EQ(first.awaited.begun.size(), 2u) << "who came and went is not told of";
+  EXPECT_THAT(first.awaited.ended, IsEmpty());
+  const uint64_t gone = Ids(first)[0] == 5 ? 4 : 5;
+  queue.Remove(gone);
+  const Batch second = queue.Take(kStart);
+  EXPECT_THAT(second.awaited.begun, IsEmpty());
+  EXPECT_EQ(second.awaited.ended.size(), 2u);
+}
+
+// While a pass hangs works come and give up, and nothing of them is kept.
+TEST(BatchQueue, WhatCameAndWentBetweenTwoBatchesIsNotTold) {
+  BatchQueue queue({});
+  for (uint64_t id = 1; id <= 1000; ++id) {
+    queue.Add(MakeWork(id, 3));
+    queue.Remove(id);
+  }
+  queue.Add(MakeWork(1001, 1));
   const Batch batch = queue.Take(kStart);
-  EXPECT_THAT(Names(batch.awaited.begun), ElementsAre(10, 20, 30));
-  EXPECT_THAT(Names(batch.awaited.ended), ElementsAre(10, 20, 30));
+  EXPECT_THAT(batch.awaited.begun, IsEmpty());
+  EXPECT_THAT(batch.awaited.ended, IsEmpty());
 }
 
 TEST_F(BatchQueueAhead, IsAwaitedUntilItsLastPartIsTakenAndOnlyOnce) {

@@ -233,9 +233,9 @@ void Scheduler::Run(Pass& pass) {
   for (const RunningWork& running : pass.works) {
     works.push_back(&running.piece.work);
   }
+  engine_.Await(pass.awaited);
   const Clock::time_point start = Clock::now();
   metrics_.pass_start_time_seconds.SetToCurrentTime();
-  engine_.Await(pass.awaited);
   engine::BatchResult result = engine_.Run(works);
   metrics_.pass_start_time_seconds.Set(0);
   const Clock::time_point end = Clock::now();
