@@ -1,12 +1,14 @@
 #include "gateway/errors.h"
 
+#include <cstdint>
 #include <optional>
+#include <string>
 
 #include "absl/strings/cord.h"
 #include "boost/json/object.hpp"
 #include "fmt/format.h"
 #include "gateway/json_text.h"
-#include "protocol/work.h"
+#include "protocol/full_queue.h"
 
 namespace zp::gateway {
 namespace {
@@ -14,7 +16,7 @@ namespace {
 namespace json = boost::json;
 
 constexpr char kFieldPayload[] = "zeroprefill/field";
-constexpr char kShortRetrySeconds[] = "1";  // where nobody knows how long it will take
+constexpr int64_t kShortRetrySeconds = 1;  // where nobody knows how long it will take
 
 struct CodeRow {
   absl::StatusCode code;
@@ -63,14 +65,14 @@ Response MakeResponse(int http_status,
                       std::string_view code,
                       std::string_view message,
                       const json::value& field,
-                      const std::string& retry_seconds = kShortRetrySeconds) {
+                      int64_t retry_seconds = kShortRetrySeconds) {
   const json::object error = {{"message", ToValidUtf8(message)},
                               {"type", TypeOf(http_status)},
                               {"param", field},
                               {"code", code}};
   Response response{.status = http_status, .body = WriteJson(json::object{{"error", error}})};
   if (http_status == 429 || http_status == 503) {
-    response.headers.emplace_back("Retry-After", retry_seconds);
+    response.headers.emplace_back("Retry-After", std::to_string(retry_seconds));
   }
   return response;
 }
@@ -91,12 +93,11 @@ int HttpStatusOf(absl::StatusCode code) { return RowOf(code).http_status; }
 Response ErrorResponse(const absl::Status& status) {
   const CodeRow& row = RowOf(status.code());
   const std::optional<std::string> field = PayloadOf(status, kFieldPayload);
-  return MakeResponse(
-      row.http_status,
-      row.name,
-      base::MessageOf(status),
-      field.has_value() ? json::value(ToValidUtf8(*field)) : json::value(nullptr),
-      PayloadOf(status, protocol::kRetrySecondsPayload).value_or(kShortRetrySeconds));
+  return MakeResponse(row.http_status,
+                      row.name,
+                      base::MessageOf(status),
+                      field.has_value() ? json::value(ToValidUtf8(*field)) : json::value(nullptr),
+                      protocol::RetrySecondsOf(status));
 }
 
 Response ErrorResponse(int http_status, std::string_view code, std::string_view message) {

@@ -23,10 +23,10 @@
 // the shorter ones would wait for it. Below T* they wait for the gather anyway.
 //
 // Computing ahead. A work whose beginning is computed ahead has one part of it in a pass, and that
-// is what is long or short in a batch. While n of them wait (those whose
-// beginning was not held when they came), one joins a batch that costs at most
-// sqrt(n) such parts, or where its turn is due. At each of its turns a work goes on from where the
-// prefix cache has it (ahead_works.h), and c(r) with it.
+// is what is long or short in a batch. While n works wait whose beginning was not held when they
+// came, such a part joins a batch that costs at most sqrt(n) of it, or where its turn is due. At
+// each of its turns a work goes on from where the prefix cache has it (ahead_works.h), and c(r)
+// with it.
 //
 // Cost: Add, Remove and each work taken cost O(log queue) and their own blocks.
 //
